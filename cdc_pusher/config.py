@@ -1,0 +1,178 @@
+"""The configuration: one TOML file, overridden by environment variables `CDC_PUSHER_SECTION__KEY`.
+
+Contract: `load` returns settings that are complete and valid, or raises `ConfigurationError` with one line that names the file, the key and
+what is wrong. Keys of an EMP are read from a file, a systemd credential or the environment, never from a command line, and are held as
+`SecretStr`, so that no repr, log line or error shows them. This module never connects to anything.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
+
+DEFAULT_PATHS = (Path("/etc/cdc-pusher/config.toml"), Path("cdc-pusher.toml"))
+
+REFERENCE_STATIONS = "SELECT {} FROM public.station".format(", ".join(("id AS station_id", *STATION_COLUMNS[1:])))
+REFERENCE_CONNECTORS = "SELECT {} FROM public.connector".format(", ".join(CONNECTOR_COLUMNS))
+
+EmpName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+Sql = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseSettings(_Section):
+    """`[database]`: how to reach the CPO's database; an empty `dsn` leaves everything to the libpq environment (PGHOST, PGSERVICE …)."""
+
+    dsn: str = ""
+
+
+class Watch(_Section):
+    """`[[source.watch]]`: a table whose changes concern stations; `station` says which, as SQL over one row of it."""
+
+    table: Sql
+    columns: tuple[str, ...] | None = None
+    station: Sql
+
+
+class SourceSettings(_Section):
+    """`[source]`: how to read the CPO's stations; unset, the tables of `examples/reference_schema.sql`."""
+
+    stations: Sql = REFERENCE_STATIONS
+    connectors: Sql = REFERENCE_CONNECTORS
+    watch: tuple[Watch, ...] = (
+        Watch(table="public.station", columns=("id", *STATION_COLUMNS[1:]), station="id"),
+        Watch(table="public.connector", columns=CONNECTOR_COLUMNS, station="station_id"),
+    )
+    statuses: dict[str, str] = {}
+    connector_types: dict[str, str] = {}
+
+
+class EmpSettings(_Section):
+    """`[emp.NAME]`: one receiver. Times in seconds."""
+
+    protocol: Literal["oioi-v4"] = "oioi-v4"
+    url: AnyHttpUrl
+    partner_identifier: Annotated[str, StringConstraints(min_length=16)]
+    api_key_file: Path | None = None
+    api_key: SecretStr | None = None
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 16
+    max_requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    connectors_changed: Literal["hold", "send"] = "hold"
+    cpos: dict[str, str] = {}
+    request_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    retry_base_s: Annotated[float, Field(gt=0, le=60)] = 0.5
+    retry_cap_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+
+
+class DaemonSettings(_Section):
+    """`[daemon]`: how the daemon works. Times in seconds."""
+
+    poll_interval_s: Annotated[float, Field(gt=0, le=1)] = 1.0
+    capture_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
+    page_stations: Annotated[int, Field(ge=1, le=10_000)] = 200
+    attempt_retention_days: Annotated[int, Field(ge=1)] = 30
+
+
+class Settings(BaseSettings):
+    """The whole configuration, valid."""
+
+    model_config = SettingsConfigDict(env_prefix="CDC_PUSHER_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    database: DatabaseSettings = DatabaseSettings()
+    source: SourceSettings = SourceSettings()
+    emp: dict[EmpName, EmpSettings] = {}
+    daemon: DaemonSettings = DaemonSettings()
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the configuration from `path`, else from the first of `DEFAULT_PATHS` that exists, else from the environment alone.
+
+    Raises `ConfigurationError`: file not there or not TOML, unknown key, wrong type, no API key for an EMP.
+    """
+    path = _find(path)
+    try:
+        settings = _settings_of(path)()
+    except ValidationError as error:
+        raise ConfigurationError(f"{path or 'environment'}: {_sentence(error)}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    return settings.model_copy(update={"emp": {name: _with_api_key(name, emp) for name, emp in settings.emp.items()}})
+
+
+def _find(path: Path | None) -> Path | None:
+    if path is not None:
+        if not path.is_file():
+            raise ConfigurationError(f"{path}: no such file; name the configuration with --config FILE")
+        return path
+    return next((candidate for candidate in DEFAULT_PATHS if candidate.is_file()), None)
+
+
+def _settings_of(path: Path | None) -> type[Settings]:
+    """`Settings` bound to one file: pydantic-settings takes its sources from the class."""
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], env_settings: PydanticBaseSettingsSource, **_: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (env_settings, *((TomlConfigSettingsSource(settings_cls, toml_file=path),) if path else ()))
+
+    return FileSettings
+
+
+def _sentence(error: ValidationError) -> str:
+    """All that is wrong in one line; values are left out, since one of them may be a key.
+
+    >>> try: EmpSettings(url="x", partner_identifier="p" * 16, burst=3)
+    ... except ValidationError as e: print(_sentence(e))
+    url: Input should be a valid URL, relative URL without a base; burst: unknown key
+    """
+
+    def one(problem: Any) -> str:
+        where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        match problem["type"]:
+            case "extra_forbidden":
+                return f"{where}: unknown key"
+            case "missing":
+                return f"{where}: missing"
+        return f"{where}: {problem['msg']}"
+
+    return "; ".join(one(problem) for problem in error.errors(include_input=False, include_url=False))
+
+
+def _with_api_key(name: str, emp: EmpSettings) -> EmpSettings:
+    """The EMP with its key: from the environment, else `api_key_file`, else the systemd credential `NAME.api-key`."""
+    if emp.api_key is not None:
+        key, origin = emp.api_key.get_secret_value(), "api_key"
+    else:
+        file = emp.api_key_file or _credential(f"{name}.api-key")
+        if file is None:
+            variable = f"CDC_PUSHER_EMP__{name.upper()}__API_KEY"
+            raise ConfigurationError(f"emp.{name}: no API key; set api_key_file, the systemd credential {name}.api-key or {variable}")
+        try:
+            key, origin = file.read_text(encoding="ascii"), str(file)
+        except OSError as error:
+            raise ConfigurationError(f"emp.{name}: the API key file {file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"emp.{name}: the API key file {file} is not ASCII text") from None
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigurationError(f"emp.{name}: the API key in {origin} is empty or has characters that an HTTP header cannot carry")
+    return emp.model_copy(update={"api_key": SecretStr(key)})
+
+
+def _credential(name: str) -> Path | None:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, name) if directory else None
+    return file if file is not None and file.is_file() else None

@@ -1,0 +1,223 @@
+"""What to do about one outbox row, now that the CPO's database has been read again. Pure; the heart of capture.
+
+`station` and `status` compare what the EMP should have with what the row says it has, and answer with the row as it is to be written,
+`FORGET` (the EMP never had it and need not), or None (nothing to do). Rules they keep:
+
+- A row in flight is only marked: its generation is raised, and the recording of the answer puts the station into the change log again. So
+  every decision is taken on a row at rest, and what was sent is what the row says.
+- Whatever the EMP acknowledged is not sent again, unless the outcome of a later request is unknown or somebody asked for it.
+- Being held never forgets what the EMP has.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Final, Literal
+
+from cdc_pusher import oioi
+from cdc_pusher.model import Desired, Held, Kind, Payload
+
+State = Literal["pending", "in_flight", "delivered", "held", "rejected"]
+Resend = Literal["undelivered", "statuses", "everything"] | None
+
+WAITS_FOR_STATION = "waits until the EMP has accepted its station"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of the outbox; the columns that reconciling reads or writes (see `schema.outbox`)."""
+
+    emp: str
+    kind: Kind
+    key: str
+    station_id: str
+    payload: Payload | None = None
+    acknowledged: Payload | None = None
+    desired_gen: int = 0
+    delivered_gen: int = 0
+    sending_gen: int | None = None
+    state: State = "pending"
+    reason: str | None = None
+    uncertain: bool = False
+    again: bool = False
+    priority: int = 0
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
+    changed_at: datetime | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        return self.state == "in_flight"
+
+    @property
+    def maybe_at_emp(self) -> bool:
+        """Whether the EMP has, or may have, anything of this entity."""
+        return self.acknowledged is not None or self.uncertain or self.in_flight
+
+
+class Forget(Enum):
+    """The row can go."""
+
+    FORGET = "forget"
+
+
+FORGET: Final = Forget.FORGET
+Decision = Entry | Forget | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """Why and when a station is looked at: the most urgent of the changes that named it."""
+
+    now: datetime
+    changed_at: datetime
+    priority: int = 0
+    resend: Resend = None
+
+    def forces(self, kind: Kind) -> bool:
+        return self.resend == "everything" or (self.resend == "statuses" and kind == "status")
+
+
+def station(
+    row: Entry | None,
+    desired: Desired,
+    occasion: Occasion,
+    *,
+    emp: str,
+    key: str,
+    connectors_changed: Literal["hold", "send"],
+    elsewhere: Set[str] = frozenset(),
+) -> Decision:
+    """Decide about a station's row. `desired` None: the CPO no longer lists it. `elsewhere`: EVSE ids the EMP may have in another station."""
+    if row is None:
+        if desired is None:
+            return None
+        row = Entry(emp=emp, kind="station", key=key, station_id=key)
+    if row.in_flight:
+        return _mark(row, desired if desired is not None else _deletion(row), occasion)
+    if desired is None:
+        if not row.maybe_at_emp:
+            return FORGET
+        desired = _deletion(row)
+    elif not isinstance(desired, Held):
+        desired = _with_connector_rule(row, desired, connectors_changed, elsewhere)
+    waits = None
+    if not isinstance(desired, Held) and not oioi.is_deleted(desired) and (contested := sorted(elsewhere.intersection(oioi.evse_ids(desired)))):
+        waits = f"waits until the EMP has let go of {', '.join(contested[:5])} in another station"
+    return _settle(row, desired, occasion, due=True, reason=waits)
+
+
+def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str, key: str, station_id: str, due: bool) -> Decision:
+    """Decide about an EVSE's row. `desired` None: no station lists the EVSE. `due`: the EMP has accepted a station that carries it."""
+    if row is None:
+        if desired is None:
+            return None
+        row = Entry(emp=emp, kind="status", key=key, station_id=station_id)
+    if row.in_flight:
+        return _mark(row, desired, occasion)
+    if desired is None:
+        return FORGET
+    moved = row if row.station_id == station_id else replace(row, station_id=station_id)
+    decision = _settle(moved, desired, occasion, due=due, reason=None if due else WAITS_FOR_STATION)
+    return moved if decision is None and moved is not row else decision
+
+
+def _deletion(row: Entry) -> Payload:
+    """The deletion of what the EMP has or may have; a row that may be at the EMP has always had a payload."""
+    known = row.acknowledged if row.acknowledged is not None else row.payload
+    assert known is not None
+    return oioi.deleted(known)
+
+
+def _with_connector_rule(row: Entry, desired: Payload, connectors_changed: Literal["hold", "send"], elsewhere: Set[str]) -> Desired:
+    """OIOI v4, station-post: the connectors of a station that the EMP already has may not change, neither their number nor their ids.
+
+    `hold` keeps the new version back. `send` is for EMPs that allow it; there a station that gives EVSEs away and waits for others that are
+    still elsewhere is deleted first, for two stations that swap would wait for each other for ever.
+    """
+    if row.acknowledged is None:
+        return desired
+    was, is_now = oioi.evse_ids(row.acknowledged), oioi.evse_ids(desired)
+    if was == is_now:
+        return desired
+    if connectors_changed == "hold":
+        return Held(reason=f"connectors: {_difference(was, is_now)}; the EMP does not allow that for a station it has")
+    if oioi.is_deleted(row.acknowledged):
+        return desired
+    gives_away, gains = set(was) - set(is_now), set(is_now) - set(was)
+    return oioi.deleted(row.acknowledged) if gives_away and gains & elsewhere else desired
+
+
+def _difference(was: tuple[str, ...], is_now: tuple[str, ...]) -> str:
+    """What was added and removed, in words.
+
+    >>> _difference(("A", "B"), ("B", "C", "C"))
+    'added C, removed A'
+    >>> _difference(("A", "A"), ("A",))
+    '2 connectors became 1'
+    """
+    added, removed = sorted(set(is_now) - set(was)), sorted(set(was) - set(is_now))
+    parts = [f"{verb} {', '.join(ids[:10])}" for verb, ids in (("added", added), ("removed", removed)) if ids]
+    return ", ".join(parts) or f"{len(was)} connectors became {len(is_now)}"
+
+
+def _mark(row: Entry, desired: Desired, occasion: Occasion) -> Entry | None:
+    """A row in flight: note that it is not the last word, unless what is under way is just what is desired."""
+    forced = occasion.forces(row.kind)
+    if row.payload == desired and not forced:
+        return None
+    marked = row.desired_gen > (row.sending_gen or 0)
+    if marked and (row.again or not forced):
+        return None
+    return replace(row, desired_gen=row.desired_gen + (not marked), again=row.again or forced, priority=min(row.priority, occasion.priority))
+
+
+def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: bool, reason: str | None) -> Entry | None:
+    """A row at rest: bring it to what is desired."""
+    fresh = row.desired_gen == 0
+    urgency = occasion.priority + (row.kind == "station")
+    if isinstance(desired, Held):
+        if row.state == "held" and row.reason == desired.reason:
+            return None
+        return _undelivered(row, occasion, state="held", reason=desired.reason, next_attempt_at=None, attempts=0)
+    forced = occasion.forces(row.kind) or row.again
+    if row.acknowledged == desired and not row.uncertain and not forced:
+        return None if row.state == "delivered" else _delivered(row, desired)
+    same = row.payload == desired and not fresh
+    retry = occasion.resend is not None and row.state in ("rejected", "pending")
+    if same and not forced and not retry and (row.state == "rejected" or (row.state == "pending" and (row.next_attempt_at is not None) == due)):
+        return None
+    keeps_its_turn = row.state == "pending" and not fresh and not retry
+    return _undelivered(
+        row,
+        occasion,
+        state="pending",
+        payload=desired,
+        reason=reason,
+        again=forced,
+        priority=min(row.priority, urgency) if keeps_its_turn else urgency,
+        attempts=row.attempts if keeps_its_turn else 0,
+        next_attempt_at=((row.next_attempt_at if keeps_its_turn else None) or occasion.now) if due else None,
+    )
+
+
+def _undelivered(row: Entry, occasion: Occasion, **values: object) -> Entry:
+    changed_at = row.changed_at or occasion.changed_at
+    return replace(row, desired_gen=row.desired_gen + 1, changed_at=changed_at, **values)  # type: ignore[arg-type]  # fields by name
+
+
+def _delivered(row: Entry, payload: Payload) -> Entry:
+    """The CPO's database has gone back to what the EMP has: there is nothing to send."""
+    gen = row.desired_gen + 1
+    return replace(
+        row,
+        payload=payload,
+        state="delivered",
+        reason=None,
+        attempts=0,
+        next_attempt_at=None,
+        changed_at=None,
+        desired_gen=gen,
+        delivered_gen=gen,
+    )

@@ -1,0 +1,199 @@
+"""The tables of the schema `cdc_pusher`: the one description that the migrations are checked against.
+
+Nothing here runs SQL. The migrations in `migrations/` create what stands here, and a test fails when the two differ. Every table and column
+carries a comment, since operators read these tables with SQL.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "cdc_pusher"
+CHANNEL = "cdc_pusher"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s", "ix": "%(table_name)s_%(column_0_N_name)s"},
+)
+
+# Read by the trigger without locks and outside any snapshot: 2 while the daemon sleeps and wants a NOTIFY, 1 while it polls anyway.
+asleep = Sequence("asleep", metadata=metadata, start=1, minvalue=1, maxvalue=2, cycle=True)
+# Counted up by the trigger whenever it could not record a change; the daemon answers with a sweep.
+missed = Sequence("missed", metadata=metadata, start=1, minvalue=0)
+
+
+def _timestamp(name: str, comment: str, *, nullable: bool = True, default: str | None = None) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=text(default) if default else None, comment=comment)
+
+
+change = Table(
+    "change",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False, comment="Order of arrival; given out before commit, so gaps mean nothing"),
+    Column(
+        "priority", SmallInteger, nullable=False, server_default=text("0"), comment="0 a live change, 10 full load or resync, 20 sweep; low goes first"
+    ),
+    Column("station_id", Text, comment="The station to look at again; NULL: any station may have changed (TRUNCATE)"),
+    Column("emp", Text, comment="The EMP to look at the station for; NULL: every EMP"),
+    Column(
+        "resend",
+        Text,
+        comment="NULL: send what differs; 'undelivered': try rejected messages again, too; 'statuses', 'everything': send even what the EMP has",
+    ),
+    _timestamp("changed_at", "When the change was made (clock time within the CPO's transaction)", nullable=False, default="clock_timestamp()"),
+    PrimaryKeyConstraint("priority", "id"),
+    CheckConstraint("resend IN ('undelivered', 'statuses', 'everything')", name="resend_is_known"),
+    comment="Stations to look at again. Triggers, full load, resync and sweep only ever insert; capture consumes. Empty when all is captured.",
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("emp", Text, nullable=False, comment="The EMP, as named in the configuration"),
+    Column("kind", Text, nullable=False, comment="'station' (station-post) or 'status' (connector-post-status)"),
+    Column("key", Text, nullable=False, comment="The station id or the EVSE id"),
+    Column("station_id", Text, nullable=False, comment="The station that this message belongs to"),
+    Column("payload", JSONB, comment="What the EMP should have: the station object, or connector-id and status; no credentials"),
+    Column("acknowledged", JSONB, comment="What the EMP last accepted, in the form of payload"),
+    Column("desired_gen", BigInteger, nullable=False, server_default=text("1"), comment="Generation of what the EMP should have; raised when it changes"),
+    Column("delivered_gen", BigInteger, nullable=False, server_default=text("0"), comment="Generation that the EMP accepted; 0: none yet"),
+    Column("sending_gen", BigInteger, comment="Generation of the request that is in flight"),
+    Column("state", Text, nullable=False, comment="pending, in_flight, delivered; held: cannot be a valid message; rejected: the EMP refused it"),
+    Column("reason", Text, comment="Why it is not delivered, in words"),
+    Column(
+        "uncertain",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="The outcome of a request since the last accepted one is unknown: the EMP may hold something else than acknowledged",
+    ),
+    Column("again", Boolean, nullable=False, server_default=text("false"), comment="To be sent once more even if the EMP has it already"),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0"), comment="Low goes first: live before full load before sweep"),
+    Column("attempts", Integer, nullable=False, server_default=text("0"), comment="Failed attempts since the last success or change of fortune"),
+    _timestamp("next_attempt_at", "When a pending message is due; NULL: it waits for its station, or to be captured again"),
+    _timestamp("lease_until", "In flight: when the claim ends, should the daemon die"),
+    Column("last_http_status", SmallInteger, comment="HTTP status of the last answer"),
+    Column("last_result_code", Integer, comment="Result code of the last answer (OIOI v4, result codes)"),
+    Column("last_error", Text, comment="What the last attempt failed with"),
+    _timestamp("changed_at", "When the oldest undelivered change was made; NULL when delivered"),
+    _timestamp("delivered_at", "When the EMP last accepted a message"),
+    PrimaryKeyConstraint("emp", "kind", "key"),
+    CheckConstraint("kind IN ('station', 'status')", name="kind_is_known"),
+    CheckConstraint("state IN ('pending', 'in_flight', 'delivered', 'held', 'rejected')", name="state_is_known"),
+    CheckConstraint(
+        "(state = 'in_flight') = (lease_until IS NOT NULL) AND (state = 'in_flight') = (sending_gen IS NOT NULL)", name="in_flight_has_a_lease"
+    ),
+    CheckConstraint("next_attempt_at IS NULL OR state = 'pending'", name="only_pending_is_due"),
+    CheckConstraint("state NOT IN ('held', 'rejected') OR reason IS NOT NULL", name="a_problem_has_its_reason"),
+    CheckConstraint("state = 'held' OR payload IS NOT NULL", name="what_is_sent_has_a_payload"),
+    CheckConstraint("delivered_gen <= desired_gen AND coalesce(sending_gen, 0) <= desired_gen", name="generations_are_in_order"),
+    CheckConstraint(
+        "state <> 'delivered' OR (delivered_gen = desired_gen AND acknowledged IS NOT NULL AND NOT uncertain AND NOT again AND changed_at IS NULL)",
+        name="delivered_means_acknowledged",
+    ),
+    CheckConstraint("state = 'delivered' OR changed_at IS NOT NULL", name="undelivered_has_an_age"),
+    Index("outbox_station", "station_id", "emp"),
+    Index(
+        "outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")
+    ),
+    Index("outbox_lease", "emp", "lease_until", postgresql_where=text("state = 'in_flight'")),
+    Index("outbox_problem", "emp", "kind", "key", postgresql_where=text("state IN ('held', 'rejected')")),
+    comment="What each EMP should have and what it has: one row for each EMP and entity, no history.",
+)
+
+evse = Table(
+    "evse",
+    metadata,
+    Column("emp", Text, nullable=False, comment="The EMP"),
+    Column("evse_id", Text, nullable=False, comment="The EVSE id"),
+    Column("station_id", Text, nullable=False, comment="The station"),
+    Column("listed", Boolean, nullable=False, comment="The CPO's database lists the EVSE in this station"),
+    Column(
+        "at_emp",
+        Text,
+        nullable=False,
+        server_default=text("'no'"),
+        comment="Whether the EMP has the EVSE in this station: 'yes' accepted, 'maybe' sent and not answered, 'no'",
+    ),
+    PrimaryKeyConstraint("emp", "evse_id", "station_id"),
+    CheckConstraint("at_emp IN ('no', 'maybe', 'yes')", name="at_emp_is_known"),
+    CheckConstraint("listed OR at_emp <> 'no'", name="a_row_says_something"),
+    Index("evse_station", "emp", "station_id"),
+    comment="Which station an EVSE belongs to, in the CPO's database and at the EMP: what keeps one EVSE out of two live stations.",
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    _timestamp("sent_at", "When the request was sent", nullable=False),
+    Column("emp", Text, nullable=False, comment="The EMP"),
+    Column("kind", Text, nullable=False, comment="'station' or 'status'"),
+    Column("key", Text, nullable=False, comment="The station id or the EVSE id"),
+    Column("gen", BigInteger, nullable=False, comment="The generation that was sent (outbox.desired_gen at that time)"),
+    Column("duration_ms", Integer, nullable=False, comment="From sending to the answer or the failure, milliseconds"),
+    Column("outcome", Text, nullable=False, comment="accepted, retry, station_missing or rejected"),
+    Column("http_status", SmallInteger, comment="HTTP status of the answer; NULL: none came"),
+    Column("result_code", Integer, comment="Result code of the answer"),
+    Column("error", Text, comment="What came back, at most 500 printable characters"),
+    Column("host", Text, nullable=False, comment="The machine that sent it"),
+    Index("attempt_key", "key", "sent_at"),
+    comment="The audit trail: one row for each request, in daily partitions that are dropped when they are old.",
+    postgresql_partition_by="RANGE (sent_at)",
+)
+
+emp = Table(
+    "emp",
+    metadata,
+    Column("name", Text, nullable=False, comment="The EMP, as named in the configuration"),
+    _timestamp("first_seen_at", "When the EMP first stood in the configuration of a running daemon", nullable=False, default="now()"),
+    _timestamp("full_load_started_at", "When the full load began"),
+    _timestamp("full_load_completed_at", "When the last station of the full load was put into the change log"),
+    Column("walk", Text, comment="What is going through all stations now: 'full load', 'resync' or 'sweep'; NULL: nothing"),
+    Column("walk_phase", Text, comment="'source': stations of the CPO; 'outbox': stations that the EMP has and the CPO no longer lists"),
+    Column("walk_cursor", Text, comment="The last station id that was put into the change log"),
+    Column("walk_resend", Text, comment="change.resend of what the walk puts into the change log"),
+    Column("walk_stations", BigInteger, nullable=False, server_default=text("0"), comment="Stations the walk has put into the change log"),
+    _timestamp("paused_at", "Since when people have paused this EMP; NULL: it is served"),
+    PrimaryKeyConstraint("name"),
+    CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
+    CheckConstraint("walk_phase IN ('source', 'outbox')", name="walk_phase_is_known"),
+    CheckConstraint("(walk IS NULL) = (walk_phase IS NULL)", name="a_walk_has_a_phase"),
+    CheckConstraint("walk_resend IN ('undelivered', 'statuses', 'everything')", name="walk_resend_is_known"),
+    comment="Per EMP: its full load, and the walk through all stations that is under way. Its row lock orders all writers of the EMP's outbox.",
+)
+
+cpo = Table(
+    "cpo",
+    metadata,
+    Column("emp", Text, nullable=False, comment="The EMP"),
+    Column("cpo", Text, nullable=False, comment="The CPO's internal identifier, as the stations carry it"),
+    Column("cpo_id", Text, comment="The identifier told to the EMP (cpo-id)"),
+    _timestamp("confirmed_at", "Since when the EMP knows this CPO"),
+    PrimaryKeyConstraint("emp", "cpo"),
+    comment="Per EMP the CPOs that were set up with it, before their first station is sent.",
+)
+
+capture = Table(
+    "capture",
+    metadata,
+    Column("only", Boolean, nullable=False, server_default=text("true"), comment="There is one row"),
+    Column("missed_seen", BigInteger, nullable=False, server_default=text("1"), comment="cdc_pusher.missed when the last sweep for it was ordered"),
+    PrimaryKeyConstraint("only"),
+    CheckConstraint("only", name="one_row"),
+    comment="Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.",
+)
