@@ -131,8 +131,8 @@ def decode(http_status: int, content: bytes, *, kind: Kind, retry_after: str | N
     """Read an EMP's answer to a call of this kind, whatever its bytes; never raises.
 
     `code` is `result.code`, or 0 for an older receiver's `success: true` under the name of this call; None when there is neither, when
-    it is no 32-bit integer, or when a code of success stands beside an `error` or `success: false`. `message` is what the answer says
-    of itself, else its raw text. Strike the API key from `content` first: an EMP may echo it. Source: OIOI v4, transport.
+    it is no 32-bit integer, or when a code of success stands beside an `error` or `success: false`. `message`: at most 500 printable
+    characters of what is said, else of the raw text. Strike the API key from `content` first, it may be echoed. Source: OIOI v4, transport.
     """
     raw = content[: 4 * _MAX_MESSAGE].decode("utf-8", "replace")
     try:
@@ -191,13 +191,12 @@ def _number(value: Any) -> int | float | None:
     return (int(number) if number.is_integer() else number) if isfinite(number) else None
 
 
-def _is_pair(value: Any, pattern: re.Pattern[str]) -> bool:
+def _pair(value: Any, pattern: re.Pattern[str]) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) and pattern.fullmatch(one) for one in value)
 
 
 def _is_note(value: Any) -> bool:
-    is_note = isinstance(value, dict) and value.keys() == {"times", "days"}
-    return is_note and _is_pair(value["times"], _TIME) and _is_pair(value["days"], _DAY)
+    return isinstance(value, dict) and value.keys() == {"times", "days"} and _pair(value["times"], _TIME) and _pair(value["days"], _DAY)
 
 
 class _Check:

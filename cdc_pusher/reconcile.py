@@ -186,7 +186,8 @@ def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: boo
         return None if row.state == "delivered" else _delivered(row, desired)
     same = row.payload == desired and not fresh
     retry = occasion.resend is not None and row.state in ("rejected", "pending")
-    if same and not forced and not retry and (row.state == "rejected" or (row.state == "pending" and (row.next_attempt_at is not None) == due)):
+    waiting_alike = row.state == "pending" and (row.next_attempt_at is not None) == due and row.reason == reason
+    if same and not forced and not retry and (row.state == "rejected" or waiting_alike):
         return None
     keeps_its_turn = row.state == "pending" and not fresh and not retry
     return _undelivered(

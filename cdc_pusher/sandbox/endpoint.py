@@ -40,9 +40,9 @@ _SUCCESS = Refusal(code=0, message="Success.")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Visit:
-    """One request in the server."""
+    """One request in the server; two of them are never equal."""
 
     request: web.Request
     message: Message

@@ -1,8 +1,12 @@
-"""The sandbox EMP on the network: one OIOI endpoint, and the inspection endpoints beside it, which no fault ever touches.
+"""The sandbox EMP on the network: one OIOI endpoint, and the inspection endpoints beside it.
 
-POST   /api/v4/request   OIOI v4
-GET    /stations         what the EMP holds        GET, DELETE  /ledger    every request (`?after=<seq>`, `&limit=<n>`)
-GET    /stats            counts                    GET, PUT     /faults    see `faults`
+    POST         /api/v4/request   OIOI v4
+    GET          /stations         what the EMP holds, deleted stations too
+    GET          /stats            counts
+    GET, DELETE  /ledger           every request: `?after=<seq>`, `&limit=<n>`
+    GET, PUT     /faults           how it misbehaves: `{"seed": 1, "rules": []}`
+
+No fault ever touches the inspection endpoints; they need no key.
 """
 
 import asyncio

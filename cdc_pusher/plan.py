@@ -1,0 +1,178 @@
+"""One batch of captured stations against one EMP's outbox: what to write. Pure.
+
+`reconcile` decides about single rows; here stands what ties rows together: an EVSE belongs to one station, a status follows its station, and
+an EVSE that the EMP has elsewhere must leave there first.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from cdc_pusher import oioi, reconcile
+from cdc_pusher.model import Desired, Held, Station
+from cdc_pusher.reconcile import FORGET, Decision, Entry, Occasion
+
+Reading = Mapping[str, Station | Held]
+"""The stations of one batch as the source has them, by id; Held: the mapping returns nonsense for it. Missing: the station is gone."""
+
+
+class Evse(NamedTuple):
+    """A row of `cdc_pusher.evse`, and whether its station is about to be deleted at the EMP."""
+
+    evse_id: str
+    station_id: str
+    listed: bool
+    at_emp: Literal["no", "maybe", "yes"]
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """What the plan needs to know of an EMP's configuration."""
+
+    name: str
+    connectors_changed: Literal["hold", "send"]
+    cpos: Mapping[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """The rows to write for one EMP, and the stations to look at again because a change here concerns them."""
+
+    emp: str
+    entries: list[Entry] = field(default_factory=list)
+    forget: list[Entry] = field(default_factory=list)
+    listed: list[tuple[str, str]] = field(default_factory=list)
+    unlisted: list[tuple[str, str]] = field(default_factory=list)
+    look_again: set[str] = field(default_factory=set)
+
+    def note(self, row: Entry | None, decision: Decision) -> None:
+        if decision is FORGET:
+            if row is not None:
+                self.forget.append(row)
+        elif decision is not None:
+            self.entries.append(decision)
+
+
+def listed_evses(found: Station | Held | None) -> frozenset[str]:
+    """The EVSE ids that the source lists for a station."""
+    if not isinstance(found, Station):
+        return frozenset()
+    return frozenset(c.evse_id for c in found.connectors if isinstance(c.evse_id, str) and c.evse_id)
+
+
+def make(receiver: Receiver, occasions: Mapping[str, Occasion], reading: Reading, entries: Iterable[Entry], evses: Iterable[Evse]) -> Plan:
+    """What to write for one EMP after the stations in `occasions` were read again.
+
+    `entries` and `evses` hold every row of these stations and of the EVSEs they list.
+    """
+    return _Batch(receiver, occasions, reading, list(entries), list(evses)).plan()
+
+
+class _Batch:
+    def __init__(
+        self, receiver: Receiver, occasions: Mapping[str, Occasion], reading: Reading, entries: list[Entry], evses: list[Evse]
+    ) -> None:
+        self.receiver, self.occasions, self.reading, self.evses = receiver, occasions, reading, evses
+        self.rows = {(e.kind, e.key): e for e in entries}
+        self.result = Plan(emp=receiver.name)
+        self.listing: dict[str, set[str]] = defaultdict(set)
+        self.holders: dict[str, set[str]] = defaultdict(set)
+        self.accepted: dict[str, set[str]] = defaultdict(set)
+        for e in evses:
+            if e.at_emp != "no":
+                self.holders[e.evse_id].add(e.station_id)
+            if e.at_emp == "yes":
+                self.accepted[e.evse_id].add(e.station_id)
+        self.leaving = {e.station_id for e in evses if e.leaving}
+        self.statuses: dict[str, Mapping[str, Desired]] = {}
+
+    def plan(self) -> Plan:
+        self._compare_listings()
+        for station_id, occasion in self.occasions.items():
+            self._station(station_id, occasion)
+        for evse_id, occasion in self._concerned_evses().items():
+            self._status(evse_id, occasion)
+        return self.result
+
+    def _compare_listings(self) -> None:
+        """Which station lists which EVSE, before and now; a station outside the batch that shares a changed one is looked at again."""
+        before: dict[str, set[str]] = defaultdict(set)
+        for e in self.evses:
+            if e.listed:
+                before[e.station_id].add(e.evse_id)
+                if e.station_id not in self.occasions:
+                    self.listing[e.evse_id].add(e.station_id)
+        for station_id in self.occasions:
+            now = listed_evses(self.reading.get(station_id))
+            for evse_id in now - before[station_id]:
+                self.result.listed.append((evse_id, station_id))
+            for evse_id in before[station_id] - now:
+                self.result.unlisted.append((evse_id, station_id))
+            for evse_id in now ^ before[station_id]:
+                self.result.look_again |= self.listing[evse_id] - self.occasions.keys()
+        for station_id in self.occasions:
+            for evse_id in listed_evses(self.reading.get(station_id)):
+                self.listing[evse_id].add(station_id)
+
+    def _station(self, station_id: str, occasion: Occasion) -> None:
+        row = self.rows.get(("station", station_id))
+        decision = reconcile.station(
+            row,
+            self._desired(station_id),
+            occasion,
+            emp=self.receiver.name,
+            key=station_id,
+            connectors_changed=self.receiver.connectors_changed,
+            elsewhere={e for e in listed_evses(self.reading.get(station_id)) if self.holders[e] - {station_id}},
+        )
+        self.result.note(row, decision)
+        outcome = decision if isinstance(decision, Entry) else row
+        goes = outcome is not None and outcome.state != "held" and outcome.payload is not None and oioi.is_deleted(outcome.payload)
+        (self.leaving.add if goes else self.leaving.discard)(station_id)
+
+    def _desired(self, station_id: str) -> Desired:
+        found = self.reading.get(station_id)
+        if found is None or isinstance(found, Held):
+            return found
+        self.statuses[station_id] = oioi.encode_statuses(found)
+        shared = sorted(evse_id for evse_id in listed_evses(found) if len(self.listing[evse_id]) > 1)
+        if shared:
+            return Held(reason="; ".join(self._shared(evse_id) for evse_id in shared[:5]))
+        return oioi.encode_station(found, cpo_id=self.receiver.cpos.get(str(found.cpo)))
+
+    def _shared(self, evse_id: str) -> str:
+        return f"evse_id: '{evse_id}' stands in more than one station ({', '.join(sorted(self.listing[evse_id])[:5])})"
+
+    def _concerned_evses(self) -> dict[str, Occasion]:
+        """Every EVSE that a station of the batch lists, listed, or has at the EMP, with the most urgent occasion."""
+        concerned: dict[str, Occasion] = {}
+        pairs = [(e.evse_id, e.station_id) for e in self.evses]
+        pairs += [(r.key, r.station_id) for r in self.rows.values() if r.kind == "status"]
+        pairs += [(evse_id, station_id) for station_id in self.occasions for evse_id in self.statuses.get(station_id, ())]
+        for evse_id, station_id in pairs:
+            occasion = self.occasions.get(station_id)
+            if occasion is not None and (evse_id not in concerned or occasion.priority < concerned[evse_id].priority):
+                concerned[evse_id] = occasion
+        return concerned
+
+    def _status(self, evse_id: str, occasion: Occasion) -> None:
+        row = self.rows.get(("status", evse_id))
+        owners = sorted(self.listing.get(evse_id, ()))
+        desired: Desired
+        match owners:
+            case []:
+                desired = None
+            case [owner] if owner in self.occasions:
+                desired = self.statuses[owner].get(evse_id)
+            case [owner]:
+                if row is None or row.payload is None or row.state == "held":
+                    return
+                desired = row.payload
+            case _:
+                desired = Held(reason=self._shared(evse_id))
+        due = bool(self.accepted[evse_id] - self.leaving)
+        station_id = owners[0] if owners else (row.station_id if row else "")
+        decision = reconcile.status(row, desired, occasion, emp=self.receiver.name, key=evse_id, station_id=station_id, due=due)
+        self.result.note(row, decision)

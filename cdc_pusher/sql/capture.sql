@@ -1,0 +1,155 @@
+-- name: lock
+-- Become the only capture until the transaction ends.
+SELECT missed_seen
+FROM cdc_pusher.capture
+WHERE only
+FOR NO KEY UPDATE
+
+-- name: consume
+-- Take the most urgent changes out of the log; nobody else deletes, so the row addresses hold.
+DELETE FROM cdc_pusher.change
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid
+    FROM cdc_pusher.change
+    ORDER BY priority, id
+    LIMIT %(batch)s
+))
+RETURNING station_id, emp, priority, resend, changed_at
+
+-- name: lock_emps
+-- Order ourselves with the lanes that write the outbox of these EMPs, always in the order of their names.
+SELECT name
+FROM cdc_pusher.emp
+WHERE name = ANY (%(emps)s)
+ORDER BY name
+FOR NO KEY UPDATE
+
+-- name: evses
+-- What is known of the EVSEs of these stations, and of these EVSEs in any station; `leaving`: the station is about to be deleted at the EMP.
+SELECT
+    e.emp,
+    e.evse_id,
+    e.station_id,
+    e.listed,
+    e.at_emp,
+    coalesce(o.state <> 'held' AND (o.payload ->> 'deleted')::boolean, false) AS leaving
+FROM (
+    SELECT emp, evse_id, station_id, listed, at_emp
+    FROM cdc_pusher.evse
+    WHERE emp = ANY (%(emps)s)
+      AND station_id = ANY (%(stations)s)
+    UNION
+    SELECT emp, evse_id, station_id, listed, at_emp
+    FROM cdc_pusher.evse
+    WHERE emp = ANY (%(emps)s)
+      AND evse_id = ANY (%(evses)s)
+) AS e
+LEFT JOIN cdc_pusher.outbox AS o
+    ON o.emp = e.emp
+   AND o.kind = 'station'
+   AND o.key = e.station_id
+
+-- name: entries
+-- The outbox rows of these stations, and the status rows of these EVSEs whatever station they stand under.
+SELECT
+    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, uncertain, again,
+    priority, attempts, next_attempt_at, changed_at
+FROM cdc_pusher.outbox
+WHERE emp = ANY (%(emps)s)
+  AND station_id = ANY (%(stations)s)
+UNION ALL
+SELECT
+    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, uncertain, again,
+    priority, attempts, next_attempt_at, changed_at
+FROM cdc_pusher.outbox
+WHERE emp = ANY (%(emps)s)
+  AND kind = 'status'
+  AND key = ANY (%(evses)s)
+  AND NOT station_id = ANY (%(stations)s)
+
+-- name: insert_entries
+-- New outbox rows.
+INSERT INTO cdc_pusher.outbox (
+    emp, kind, key, station_id, payload, desired_gen, state, reason, again, priority, next_attempt_at, changed_at
+)
+SELECT emp, kind, key, station_id, payload, desired_gen, state, reason, again, priority, next_attempt_at, changed_at
+FROM jsonb_to_recordset(%(rows)s) AS r (
+    emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, state text, reason text, again boolean,
+    priority smallint, next_attempt_at timestamptz, changed_at timestamptz
+)
+
+-- name: update_entries
+-- Outbox rows as capture has decided; what only delivery knows (acknowledged, uncertain, lease) is left alone.
+UPDATE cdc_pusher.outbox AS o
+SET station_id = r.station_id,
+    payload = r.payload,
+    desired_gen = r.desired_gen,
+    delivered_gen = r.delivered_gen,
+    state = r.state,
+    reason = r.reason,
+    again = r.again,
+    priority = r.priority,
+    attempts = r.attempts,
+    next_attempt_at = r.next_attempt_at,
+    changed_at = r.changed_at
+FROM jsonb_to_recordset(%(rows)s) AS r (
+    emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, delivered_gen bigint, state text, reason text,
+    again boolean, priority smallint, attempts integer, next_attempt_at timestamptz, changed_at timestamptz
+)
+WHERE o.emp = r.emp
+  AND o.kind = r.kind
+  AND o.key = r.key
+
+-- name: forget_entries
+-- Rows of what the EMP never had and need not have.
+DELETE FROM cdc_pusher.outbox AS o
+USING unnest(%(emp)s::text[], %(kind)s::text[], %(key)s::text[]) AS r (emp, kind, key)
+WHERE o.emp = r.emp
+  AND o.kind = r.kind
+  AND o.key = r.key
+
+-- name: list_evses
+-- Which station lists which EVSE now.
+INSERT INTO cdc_pusher.evse AS e (emp, evse_id, station_id, listed)
+SELECT emp, evse_id, station_id, true
+FROM unnest(%(emp)s::text[], %(evse)s::text[], %(station)s::text[]) AS r (emp, evse_id, station_id)
+ON CONFLICT (emp, evse_id, station_id) DO UPDATE
+SET listed = true
+WHERE NOT e.listed
+
+-- name: unlist_evses
+-- EVSEs that a station no longer lists: the row stays as long as the EMP may have them there.
+WITH gone AS (
+    SELECT emp, evse_id, station_id
+    FROM unnest(%(emp)s::text[], %(evse)s::text[], %(station)s::text[]) AS r (emp, evse_id, station_id)
+), dropped AS (
+    DELETE FROM cdc_pusher.evse AS e
+    USING gone AS g
+    WHERE e.emp = g.emp
+      AND e.evse_id = g.evse_id
+      AND e.station_id = g.station_id
+      AND e.at_emp = 'no'
+)
+UPDATE cdc_pusher.evse AS e
+SET listed = false
+FROM gone AS g
+WHERE e.emp = g.emp
+  AND e.evse_id = g.evse_id
+  AND e.station_id = g.station_id
+  AND e.at_emp <> 'no'
+
+-- name: record_changes
+-- Put stations into the change log: of full load, resync and sweep, or because another station's change concerns them.
+INSERT INTO cdc_pusher.change (station_id, emp, priority, resend)
+SELECT station_id, %(emp)s, %(priority)s, %(resend)s
+FROM unnest(%(stations)s::text[]) AS r (station_id)
+
+-- name: order_walk
+-- Have these EMPs' stations gone through from the beginning; a full load that is under way stays one.
+UPDATE cdc_pusher.emp
+SET walk = CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE %(walk)s END,
+    walk_phase = 'source',
+    walk_cursor = NULL,
+    walk_resend = %(resend)s,
+    walk_stations = 0
+WHERE name = ANY (%(emps)s)
