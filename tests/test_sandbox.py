@@ -256,12 +256,12 @@ async def test_every_type_is_strict(partner: Partner, field: str, wanted: str) -
 @pytest.mark.parametrize("field", ["extra", "address.extra", "contact.website", "connectors.0.status", "open-hour-notes.0.extra"])
 async def test_unknown_field_is_refused(partner: Partner, field: str) -> None:
     place = field.replace(".0", "[0]")
-    assert result(await partner.post(changed(field, "x"))) == (400, 200, f"{place}: is not a field of the protocol")
+    assert result(await partner.post(changed(field, "x"))) == (400, 200, f"{place}: is not a known field")
 
 
 async def test_unknown_field_beside_the_station_is_refused(partner: Partner) -> None:
     call = {"station": station(), "partner-identifier": "sandbox-partner-0001", "extra": 1}
-    assert result(await partner.send({"station-post": call})) == (400, 200, "extra: is not a field of the protocol")
+    assert result(await partner.send({"station-post": call})) == (400, 200, "extra: is not a known field")
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ async def test_status_of_a_pushed_station_is_taken(partner: Partner, status: str
         ({"connector-id": 1, "status": "Available"}, "connector-id: must be a string, not a number"),
         ({"status": "Available"}, "connector-id: is missing"),
         ({"connector-id": EVSE_A}, "status: is missing"),
-        ({"connector-id": EVSE_A, "status": "Available", "timestamp": "x"}, "timestamp: is not a field of the protocol"),
+        ({"connector-id": EVSE_A, "status": "Available", "timestamp": "x"}, "timestamp: is not a known field"),
     ],
 )
 async def test_malformed_status_is_refused(partner: Partner, call: dict[str, Any], message: str) -> None:
@@ -772,7 +772,7 @@ async def test_faults_change_while_running(partner: Partner) -> None:
 
 MISTAKES = [
     ({}, "rules: is missing"),
-    ({"rules": [], "sed": 1}, "sed: is not a field of the protocol"),
+    ({"rules": [], "sed": 1}, "sed: is not a known field"),
     ({"rules": [], "seed": "1"}, "seed: must be an integer, not a string"),
     (1, "body: must be an object, not a number"),
     (["delay"], "rules[0]: must be an object with a kind, one of delay, http, "),
@@ -791,7 +791,7 @@ MISTAKES = [
     ([{"kind": "garbage", "probability": 1.5}], "rules[0].probability: must be at most 1, not 1.5"),
     ([{"kind": "garbage", "match": "stations"}], "rules[0].match: 'stations' is not one of station, status"),
     ([{"kind": "garbage", "times": 0}], "rules[0].times: must be at least 1, not 0"),
-    ([{"kind": "garbage", "seconds": 1}], "rules[0].seconds: is not a field of the protocol"),
+    ([{"kind": "garbage", "seconds": 1}], "rules[0].seconds: is not a known field"),
 ]
 
 

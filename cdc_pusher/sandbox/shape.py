@@ -147,7 +147,7 @@ def fields(required: Mapping[str, Check], optional: Mapping[str, Check] = _NO_FI
                 raise Mismatch(prefix + field, "is missing")
         for field, one in value.items():
             if field not in known:
-                raise Mismatch(prefix + field, "is not a field of the protocol")
+                raise Mismatch(prefix + field, "is not a known field")
             known[field](one, prefix + field)
 
     return check

@@ -1,6 +1,6 @@
 -- name: lock
--- Become the only capture until the transaction ends.
-SELECT missed_seen
+-- Become the only capture until the transaction ends; the database's clock is the only one that due times are measured by.
+SELECT missed_seen, clock_timestamp() AS now
 FROM cdc_pusher.capture
 WHERE only
 FOR NO KEY UPDATE

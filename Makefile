@@ -1,0 +1,84 @@
+# Everything here needs Python >= 3.11 and make; the rest is installed into .venv, Postgres too.
+#   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
+#   make test ARGS='-k outbox -x'   the tests
+#   make check                      all that .ci/run checks of the code
+#   make PYTHON=python3.13 …        with another Python; `make clean` first
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage lint format types layers wheel-check constraints check clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo 'This Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/cdc-pusher demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(STAMP)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+# The wheel, built from the sdist, works where there is no checkout.
+wheel-check: $(STAMP)
+	@set -eu; \
+	root=$$(pwd); work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; trap 'exit 1' HUP INT TERM; \
+	$(BIN)/python -m build --outdir "$$work/dist" . >"$$work/log" 2>&1 || { cat "$$work/log" >&2; exit 1; }; \
+	$(PYTHON) -m venv "$$work/venv"; \
+	"$$work/venv/bin/python" $(PIP_INSTALL) -c constraints.txt "cdc-pusher[demo] @ file://$$(echo "$$work"/dist/*.whl)"; \
+	cd "$$work"; unset PYTHONPATH; \
+	"$$work/venv/bin/python" -c 'import sys, cdc_pusher; sys.exit(cdc_pusher.__file__.startswith(sys.argv[1] + "/"))' "$$root"; \
+	"$$work/venv/bin/cdc-pusher" --version; \
+	"$$work/venv/bin/cdc-pusher" demo
+
+# The newest of everything that pyproject.toml allows, without addresses; a commit of its own.
+constraints:
+	@set -eu; \
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; trap 'exit 1' HUP INT TERM; \
+	$(PYTHON) -m venv "$$work/venv"; \
+	"$$work/venv/bin/python" $(PIP_INSTALL) -e '.[dev]'; \
+	{ echo '# Every package that cdc-pusher[dev] brings, at the versions it is tested with.'; \
+	  echo '# Made by `make constraints`; used by `pip install -c constraints.txt`.'; \
+	  "$$work/venv/bin/python" -m pip freeze --disable-pip-version-check --exclude-editable --exclude cdc-pusher \
+	      | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$'; } >"$$work/constraints.txt"; \
+	cp "$$work/constraints.txt" constraints.txt
+
+check: test lint types layers wheel-check
+
+clean:
+	rm -rf $(VENV) dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find cdc_pusher migrations tests -name __pycache__ -prune -exec rm -rf {} +

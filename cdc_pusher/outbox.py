@@ -1,0 +1,247 @@
+"""The only module that runs SQL on our own tables while the daemon works (the queries stand in `sql/*.sql`).
+
+Functions take a connection inside a transaction that the caller opened, never commit and never do HTTP. Whoever writes rows of an EMP holds
+the lock of its `emp` row first (`lock_emps`, `lock_emp`): capture and lanes take turns, and no decision rests on a row that somebody else is
+changing. `capture` is locked before `emp`; nothing is locked the other way round.
+"""
+
+import json
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from cdc_pusher import oioi
+from cdc_pusher.database import Connection
+from cdc_pusher.model import Kind, Payload
+from cdc_pusher.plan import Evse, Plan
+from cdc_pusher.reconcile import Entry, Resend
+from cdc_pusher.sql import queries
+
+_capture = queries("capture")
+_delivery = queries("delivery")
+_HOST = socket.gethostname()
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, default=_jsonable, ensure_ascii=False, separators=(",", ":"))
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no place in a payload")
+
+
+def _json(rows: object) -> Jsonb:
+    return Jsonb(rows, dumps=_dumps)
+
+
+# ── capture ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A row of the change log. `station_id` None: any station may have changed; `emp` None: for every EMP."""
+
+    station_id: str | None
+    emp: str | None
+    priority: int
+    resend: Resend
+    changed_at: datetime
+
+
+async def lock_capture(conn: Connection) -> tuple[int, datetime]:
+    """Become the only capture. Returns the count of missed changes that a sweep was ordered for, and the database's clock."""
+    row = await (await conn.execute(_capture.lock)).fetchone()
+    assert row is not None, "cdc_pusher.capture has one row"
+    return row["missed_seen"], row["now"]
+
+
+async def consume(conn: Connection, batch: int) -> list[Change]:
+    """Take at most `batch` changes out of the log, the most urgent first."""
+    return [Change(**row) for row in await (await conn.execute(_capture.consume, {"batch": batch})).fetchall()]
+
+
+async def lock_emps(conn: Connection, emps: Iterable[str]) -> None:
+    """Take our turn at the outbox of these EMPs."""
+    await conn.execute(_capture.lock_emps, {"emps": list(emps)})
+
+
+async def evses(conn: Connection, emps: Sequence[str], stations: Sequence[str], listed: Sequence[str]) -> dict[str, list[Evse]]:
+    """By EMP, what is known of the EVSEs of these stations and of those that they list now."""
+    found: dict[str, list[Evse]] = {emp: [] for emp in emps}
+    for row in await (await conn.execute(_capture.evses, {"emps": list(emps), "stations": stations, "evses": listed})).fetchall():
+        found[row.pop("emp")].append(Evse(**row))
+    return found
+
+
+async def entries(conn: Connection, emps: Sequence[str], stations: Sequence[str], evse_ids: Sequence[str]) -> dict[str, list[Entry]]:
+    """By EMP, the rows of these stations and the status rows of these EVSEs."""
+    found: dict[str, list[Entry]] = {emp: [] for emp in emps}
+    for row in await (await conn.execute(_capture.entries, {"emps": list(emps), "stations": stations, "evses": evse_ids})).fetchall():
+        found[row["emp"]].append(Entry(**row))
+    return found
+
+
+async def write(conn: Connection, plans: Iterable[Plan]) -> None:
+    """Write what was decided."""
+    plans = list(plans)
+    changed = [entry for plan in plans for entry in plan.entries]
+    if new := [_row(entry) for entry in changed if entry.desired_gen == 1]:
+        await conn.execute(_capture.insert_entries, {"rows": _json(new)})
+    if old := [_row(entry) for entry in changed if entry.desired_gen > 1]:
+        await conn.execute(_capture.update_entries, {"rows": _json(old)})
+    if forget := [entry for plan in plans for entry in plan.forget]:
+        columns = {"emp": [e.emp for e in forget], "kind": [e.kind for e in forget], "key": [e.key for e in forget]}
+        await conn.execute(_capture.forget_entries, columns)
+    for query, pairs in (
+        (_capture.list_evses, [(plan.emp, *pair) for plan in plans for pair in plan.listed]),
+        (_capture.unlist_evses, [(plan.emp, *pair) for plan in plans for pair in plan.unlisted]),
+    ):
+        if pairs:
+            await conn.execute(query, {"emp": [p[0] for p in pairs], "evse": [p[1] for p in pairs], "station": [p[2] for p in pairs]})
+    for plan in plans:
+        if plan.look_again:
+            await record_changes(conn, sorted(plan.look_again), emp=plan.emp, priority=0)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "acknowledged"}
+
+
+async def record_changes(conn: Connection, stations: Sequence[str], *, emp: str | None, priority: int, resend: Resend = None) -> None:
+    """Put stations into the change log."""
+    await conn.execute(_capture.record_changes, {"stations": list(stations), "emp": emp, "priority": priority, "resend": resend})
+
+
+async def order_walk(conn: Connection, emps: Iterable[str], walk: str, resend: Resend = None) -> None:
+    """Have every station gone through for these EMPs, from the beginning; `walk` is 'full load', 'resync' or 'sweep'."""
+    await conn.execute(_capture.order_walk, {"emps": list(emps), "walk": walk, "resend": resend})
+
+
+# ── delivery ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A message that this daemon, and nobody else, may send until its lease ends."""
+
+    kind: Kind
+    key: str
+    station_id: str
+    payload: Payload
+    sending_gen: int
+    lease_until: datetime
+    attempts: int
+    uncertain: bool
+    priority: int
+    changed_at: datetime
+
+    @property
+    def deletes(self) -> bool:
+        return self.kind == "station" and oioi.is_deleted(self.payload)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a recording statement finds the claim by."""
+        return {"kind": self.kind, "key": self.key, "sending_gen": self.sending_gen, "lease_until": self.lease_until}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a claim; `outcome` as in the table `attempt`, plus 'unsent'. Times: `delay_s` seconds, `duration_ms` milliseconds."""
+
+    claim: Claim
+    outcome: str
+    sent_at: datetime | None = None
+    duration_ms: int = 0
+    reason: str | None = None
+    delay_s: float = 0.0
+    counts: int = 0
+    uncertain: bool = False
+    http_status: int | None = None
+    result_code: int | None = None
+    error: str | None = None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        names = ("outcome", "sent_at", "duration_ms", "reason", "delay_s", "counts", "uncertain", "http_status", "result_code", "error")
+        return self.claim.identity | {name: getattr(self, name) for name in names}
+
+
+async def lock_emp(conn: Connection, emp: str) -> bool:
+    """Take our turn at the EMP's outbox. Returns whether people have paused it."""
+    row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
+    return row is not None and row["paused_at"] is not None
+
+
+async def expire(conn: Connection, emp: str) -> int:
+    """Take back the claims that have run out. Returns how many."""
+    row = await (await conn.execute(_delivery.expire, {"emp": emp})).fetchone()
+    return int(row["expired"]) if row else 0
+
+
+async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> list[Claim]:
+    """Claim at most `limit` due messages for `lease_s` seconds."""
+    rows = await (await conn.execute(_delivery.claim, {"emp": emp, "limit": limit, "lease_s": lease_s})).fetchall()
+    claims = sorted((Claim(**row) for row in rows), key=lambda c: (c.priority, c.changed_at))
+    sent = [(evse_id, c.key) for c in claims if c.kind == "station" and not c.deletes for evse_id in set(oioi.evse_ids(c.payload))]
+    if sent:
+        await conn.execute(_delivery.expose_evses, {"emp": emp, "evse": [e for e, _ in sent], "station": [s for _, s in sent]})
+    return claims
+
+
+async def record(conn: Connection, emp: str, results: Sequence[Result]) -> list[Result]:
+    """Record what came of claims, with all that follows for other rows. Returns the results that still counted."""
+    unsent = [r for r in results if r.outcome == "unsent"]
+    answered = {(r.claim.kind, r.claim.key): r for r in results if r.outcome != "unsent"}
+    again: set[str] = set()
+    refused: set[str] = {r.claim.key for r in unsent if r.claim.kind == "station" and not r.claim.uncertain}
+    counted: list[Result] = []
+    if unsent:
+        released = await conn.execute(_delivery.release_claims, {"emp": emp, "claims": _json([r.claim.identity for r in unsent])})
+        again |= {row["station_id"] async for row in released if row["superseded"]}
+    if answered:
+        answers = _json([r.row for r in answered.values()])
+        for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers})).fetchall():
+            result = answered[row["kind"], row["key"]]
+            counted.append(result)
+            if row["superseded"] or (result.outcome == "accepted" and result.claim.deletes):
+                again.add(row["station_id"])
+            if result.claim.kind == "station" and result.outcome != "accepted" and not row["uncertain"]:
+                refused.add(result.claim.key)
+        await conn.execute(_delivery.record_attempts, {"emp": emp, "host": _HOST, "answers": answers})
+    await _follow(conn, emp, counted, sorted(refused))
+    if again:
+        await conn.execute(_delivery.look_again, {"emp": emp, "stations": sorted(again)})
+    return counted
+
+
+async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused: Sequence[str]) -> None:
+    """What an answer about one row means for the rows beside it."""
+    accepted = [r.claim for r in results if r.outcome == "accepted" and r.claim.kind == "station"]
+    missing = [r.claim.key for r in results if r.outcome == "station_missing"]
+    if refused:
+        await conn.execute(_delivery.withdraw_evses, {"emp": emp, "stations": refused})
+    if accepted:
+        carried = [(evse_id, c.key) for c in accepted if not c.deletes for evse_id in sorted(set(oioi.evse_ids(c.payload)))]
+        columns = {"evse": [e for e, _ in carried], "station": [s for _, s in carried], "stations": [c.key for c in accepted]}
+        await conn.execute(_delivery.settle_evses, {"emp": emp, **columns})
+        if carried:
+            await conn.execute(_delivery.release_statuses, {"emp": emp, "evses": columns["evse"]})
+    if missing:
+        await conn.execute(_delivery.send_stations_again, {"emp": emp, "evses": missing})
+
+
+def concerned(changes: Iterable[Change], emps: Sequence[str]) -> Mapping[str, list[Change]]:
+    """By EMP, the changes that concern it; those for an EMP that is not served any more are left out."""
+    found: dict[str, list[Change]] = {emp: [] for emp in emps}
+    for change in changes:
+        for emp in emps if change.emp is None else (change.emp,):
+            if emp in found:
+                found[emp].append(change)
+    return found

@@ -1,0 +1,252 @@
+-- name: lock_emp
+-- Order ourselves with capture and with other lanes of this EMP; what was recorded before is visible to the statements that follow.
+SELECT paused_at
+FROM cdc_pusher.emp
+WHERE name = %(emp)s
+FOR NO KEY UPDATE
+
+-- name: expire
+-- Claims whose daemon died or hung: what they sent may have arrived. A message that is not the last word waits to be captured again.
+WITH expired AS (
+    UPDATE cdc_pusher.outbox
+    SET state = 'pending',
+        uncertain = true,
+        attempts = attempts + 1,
+        last_error = 'the claim ran out: the daemon died or hung while the request was in flight',
+        sending_gen = NULL,
+        lease_until = NULL,
+        next_attempt_at = CASE WHEN desired_gen > sending_gen THEN NULL ELSE now() END
+    WHERE emp = %(emp)s
+      AND state = 'in_flight'
+      AND lease_until < now()
+    RETURNING station_id, next_attempt_at IS NULL AS superseded, priority
+), noted AS (
+    INSERT INTO cdc_pusher.change (station_id, emp, priority)
+    SELECT DISTINCT station_id, %(emp)s, 0
+    FROM expired
+    WHERE superseded
+    RETURNING station_id
+)
+SELECT count(*) AS expired, (SELECT count(*) FROM noted) AS superseded
+FROM expired
+
+-- name: claim
+-- Take due messages for the length of a lease. A station waits until its EVSEs have left other stations at the EMP, and its deletion until
+-- no status of it is in flight.
+WITH due AS (
+    SELECT o.emp, o.kind, o.key
+    FROM cdc_pusher.outbox AS o
+    WHERE o.emp = %(emp)s
+      AND o.state = 'pending'
+      AND o.next_attempt_at <= now()
+      AND (o.kind = 'status' OR CASE WHEN (o.payload ->> 'deleted')::boolean
+          THEN NOT EXISTS (
+              SELECT
+              FROM cdc_pusher.evse AS mine
+              JOIN cdc_pusher.outbox AS s
+                  ON s.emp = mine.emp
+                 AND s.kind = 'status'
+                 AND s.key = mine.evse_id
+              WHERE mine.emp = o.emp
+                AND mine.station_id = o.key
+                AND mine.at_emp <> 'no'
+                AND s.state = 'in_flight'
+          )
+          ELSE NOT EXISTS (
+              SELECT
+              FROM jsonb_path_query(o.payload, '$.connectors[*].id') AS mine (evse_id)
+              JOIN cdc_pusher.evse AS other
+                  ON other.emp = o.emp
+                 AND other.evse_id = mine.evse_id #>> '{}'
+                 AND other.station_id <> o.key
+                 AND other.at_emp <> 'no'
+          )
+      END)
+    ORDER BY o.priority, o.next_attempt_at
+    LIMIT %(limit)s
+    FOR UPDATE OF o
+)
+UPDATE cdc_pusher.outbox AS o
+SET state = 'in_flight',
+    sending_gen = o.desired_gen,
+    again = false,
+    reason = NULL,
+    next_attempt_at = NULL,
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+FROM due
+WHERE o.emp = due.emp
+  AND o.kind = due.kind
+  AND o.key = due.key
+RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.uncertain, o.priority, o.changed_at
+
+-- name: expose_evses
+-- Stations are about to be sent: from now on the EMP may have these EVSEs in them.
+INSERT INTO cdc_pusher.evse AS e (emp, evse_id, station_id, listed, at_emp)
+SELECT %(emp)s, evse_id, station_id, false, 'maybe'
+FROM unnest(%(evse)s::text[], %(station)s::text[]) AS r (evse_id, station_id)
+ON CONFLICT (emp, evse_id, station_id) DO UPDATE
+SET at_emp = 'maybe'
+WHERE e.at_emp = 'no'
+
+-- name: record
+-- The answers to claimed messages. One that is not in flight any more under this claim came too late and counts for nothing: the message is
+-- sent again. A message that is no longer the last word (superseded) is captured again; after a failure it keeps its back-off.
+WITH answer AS (
+    SELECT *
+    FROM jsonb_to_recordset(%(answers)s) AS r (
+        kind text, key text, sending_gen bigint, lease_until timestamptz, outcome text, reason text, delay_s double precision,
+        counts integer, uncertain boolean, http_status smallint, result_code integer, error text
+    )
+)
+UPDATE cdc_pusher.outbox AS o
+SET state = CASE
+        WHEN a.outcome = 'accepted' AND o.desired_gen = o.sending_gen AND NOT o.again THEN 'delivered'
+        WHEN a.outcome = 'rejected' AND o.desired_gen = o.sending_gen THEN 'rejected'
+        ELSE 'pending'
+    END,
+    acknowledged = CASE WHEN a.outcome = 'accepted' THEN o.payload ELSE o.acknowledged END,
+    delivered_gen = CASE WHEN a.outcome = 'accepted' THEN o.sending_gen ELSE o.delivered_gen END,
+    delivered_at = CASE WHEN a.outcome = 'accepted' THEN clock_timestamp() ELSE o.delivered_at END,
+    changed_at = CASE
+        WHEN a.outcome <> 'accepted' THEN o.changed_at
+        WHEN o.desired_gen = o.sending_gen AND NOT o.again THEN NULL
+        ELSE clock_timestamp()
+    END,
+    uncertain = CASE a.outcome WHEN 'accepted' THEN false ELSE o.uncertain OR a.uncertain END,
+    attempts = CASE a.outcome WHEN 'accepted' THEN 0 ELSE o.attempts + a.counts END,
+    reason = a.reason,
+    next_attempt_at = CASE
+        WHEN a.outcome = 'retry' THEN clock_timestamp() + make_interval(secs => a.delay_s)
+    END,
+    sending_gen = NULL,
+    lease_until = NULL,
+    last_http_status = a.http_status,
+    last_result_code = a.result_code,
+    last_error = a.error
+FROM answer AS a
+WHERE o.emp = %(emp)s
+  AND o.kind = a.kind
+  AND o.key = a.key
+  AND o.state = 'in_flight'
+  AND o.sending_gen = a.sending_gen
+  AND o.lease_until = a.lease_until
+RETURNING o.kind, o.key, o.station_id, o.uncertain, o.desired_gen > a.sending_gen AS superseded, a.outcome
+
+-- name: settle_evses
+-- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not.
+WITH carried AS (
+    SELECT evse_id, station_id
+    FROM unnest(%(evse)s::text[], %(station)s::text[]) AS r (evse_id, station_id)
+), left_behind AS (
+    DELETE FROM cdc_pusher.evse AS e
+    WHERE e.emp = %(emp)s
+      AND e.station_id = ANY (%(stations)s)
+      AND NOT e.listed
+      AND NOT EXISTS (SELECT FROM carried AS c WHERE c.evse_id = e.evse_id AND c.station_id = e.station_id)
+    RETURNING e.evse_id
+), changed AS (
+    UPDATE cdc_pusher.evse AS e
+    SET at_emp = CASE WHEN c.evse_id IS NULL THEN 'no' ELSE 'yes' END
+    FROM cdc_pusher.evse AS o
+    LEFT JOIN carried AS c
+        ON c.evse_id = o.evse_id
+       AND c.station_id = o.station_id
+    WHERE o.emp = %(emp)s
+      AND o.station_id = ANY (%(stations)s)
+      AND e.emp = o.emp
+      AND e.evse_id = o.evse_id
+      AND e.station_id = o.station_id
+      AND (e.listed OR c.evse_id IS NOT NULL)
+      AND e.at_emp <> CASE WHEN c.evse_id IS NULL THEN 'no' ELSE 'yes' END
+    RETURNING e.evse_id, e.at_emp
+)
+UPDATE cdc_pusher.outbox AS s
+SET next_attempt_at = NULL,
+    reason = 'waits until the EMP has accepted its station'
+WHERE s.emp = %(emp)s
+  AND s.kind = 'status'
+  AND s.state = 'pending'
+  AND s.next_attempt_at IS NOT NULL
+  AND s.key IN (SELECT evse_id FROM left_behind UNION ALL SELECT evse_id FROM changed WHERE at_emp = 'no')
+
+-- name: withdraw_evses
+-- Stations were refused for sure: what only the refused message carried ('maybe') is not at the EMP.
+WITH dropped AS (
+    DELETE FROM cdc_pusher.evse
+    WHERE emp = %(emp)s
+      AND station_id = ANY (%(stations)s)
+      AND at_emp = 'maybe'
+      AND NOT listed
+)
+UPDATE cdc_pusher.evse
+SET at_emp = 'no'
+WHERE emp = %(emp)s
+  AND station_id = ANY (%(stations)s)
+  AND at_emp = 'maybe'
+  AND listed
+
+-- name: release_statuses
+-- The EMP has accepted the stations of these EVSEs: their current statuses follow, whether the EMP had them before or not.
+UPDATE cdc_pusher.outbox
+SET state = CASE state WHEN 'in_flight' THEN state ELSE 'pending' END,
+    again = true,
+    desired_gen = desired_gen + 1,
+    reason = NULL,
+    attempts = CASE state WHEN 'rejected' THEN 0 ELSE attempts END,
+    next_attempt_at = CASE state WHEN 'in_flight' THEN NULL ELSE now() END,
+    changed_at = coalesce(changed_at, clock_timestamp())
+WHERE emp = %(emp)s
+  AND kind = 'status'
+  AND key = ANY (%(evses)s)
+  AND state <> 'held'
+
+-- name: send_stations_again
+-- The EMP said that it does not know an EVSE that it had accepted: its station is sent again, and its statuses wait for that.
+UPDATE cdc_pusher.outbox AS o
+SET state = 'pending',
+    again = true,
+    desired_gen = o.desired_gen + 1,
+    reason = 'the EMP does not know an EVSE of it any more',
+    next_attempt_at = now(),
+    changed_at = coalesce(o.changed_at, clock_timestamp())
+FROM cdc_pusher.evse AS e
+WHERE e.emp = %(emp)s
+  AND e.evse_id = ANY (%(evses)s)
+  AND e.at_emp = 'yes'
+  AND o.emp = e.emp
+  AND o.kind = 'station'
+  AND o.key = e.station_id
+  AND o.state = 'delivered'
+
+-- name: look_again
+-- Stations whose newest reading could not be acted on while a request was in flight.
+INSERT INTO cdc_pusher.change (station_id, emp, priority)
+SELECT DISTINCT station_id, %(emp)s, 0
+FROM unnest(%(stations)s::text[]) AS r (station_id)
+
+-- name: record_attempts
+-- The audit trail.
+INSERT INTO cdc_pusher.attempt (sent_at, emp, kind, key, gen, duration_ms, outcome, http_status, result_code, error, host)
+SELECT sent_at, %(emp)s, kind, key, sending_gen, duration_ms, outcome, http_status, result_code, error, %(host)s
+FROM jsonb_to_recordset(%(answers)s) AS r (
+    sent_at timestamptz, kind text, key text, sending_gen bigint, duration_ms integer, outcome text, http_status smallint,
+    result_code integer, error text
+)
+WHERE sent_at IS NOT NULL
+
+-- name: release_claims
+-- Claims that were not sent after all go back as they were.
+UPDATE cdc_pusher.outbox AS o
+SET state = 'pending',
+    sending_gen = NULL,
+    lease_until = NULL,
+    again = true,
+    next_attempt_at = CASE WHEN o.desired_gen > o.sending_gen THEN NULL ELSE now() END
+FROM jsonb_to_recordset(%(claims)s) AS r (kind text, key text, sending_gen bigint, lease_until timestamptz)
+WHERE o.emp = %(emp)s
+  AND o.kind = r.kind
+  AND o.key = r.key
+  AND o.state = 'in_flight'
+  AND o.sending_gen = r.sending_gen
+  AND o.lease_until = r.lease_until
+RETURNING o.station_id, o.desired_gen > r.sending_gen AS superseded
