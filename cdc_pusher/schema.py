@@ -168,6 +168,7 @@ emp = Table(
     Column("walk_cursor", Text, comment="The last station id that was put into the change log"),
     Column("walk_resend", Text, comment="change.resend of what the walk puts into the change log"),
     Column("walk_stations", BigInteger, nullable=False, server_default=text("0"), comment="Stations the walk has put into the change log"),
+    Column("mapping", Text, comment="Fingerprint of the configuration that the outbox was captured with; another one orders a sweep"),
     _timestamp("paused_at", "Since when people have paused this EMP; NULL: it is served"),
     PrimaryKeyConstraint("name"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
