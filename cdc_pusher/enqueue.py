@@ -42,26 +42,27 @@ def _fingerprint(settings: Settings, emp: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int) -> int:
-    """Put the next page of one walk into the change log. Returns the number of stations, 0 when a walk ended, -1 when there is none."""
+async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int) -> int | None:
+    """Put the next page of one walk into the change log. Returns the number of stations, None when no walk is under way."""
+    walk = await (await conn.execute(_sql.next_walk, {"emps": list(emps)})).fetchone()
+    if walk is None:
+        return None
+    emp, phase, cursor = walk["name"], walk["walk_phase"], walk["walk_cursor"]
+    if phase == "source":
+        stations = seen = await source.page(cursor, limit)
+    else:
+        rows = await (await conn.execute(_sql.outbox_page, {"emp": emp, "after": cursor or "", "limit": limit})).fetchall()
+        seen = [row["key"] for row in rows]
+        stations = await source.missing(seen) if seen else []
+    end_of_phase = "outbox" if phase == "source" else None
+    progress = {
+        **{"emp": emp, "walk": walk["walk"], "was_phase": phase, "was_cursor": cursor, "resend": walk["walk_resend"]},
+        **{"cursor": seen[-1] if seen else None, "phase": phase if seen else end_of_phase, "stations": len(stations)},
+    }
     async with conn.transaction():
-        walk = await (await conn.execute(_sql.next_walk, {"emps": list(emps)})).fetchone()
-        if walk is None:
-            return -1
-        emp, phase, cursor = walk["name"], walk["walk_phase"], walk["walk_cursor"]
-        if phase == "source":
-            stations = seen = await source.page(cursor, limit)
-        else:
-            rows = await (await conn.execute(_sql.outbox_page, {"emp": emp, "after": cursor or "", "limit": limit})).fetchall()
-            seen = [row["key"] for row in rows]
-            stations = await source.missing(seen) if seen else []
-        if stations:
+        moved = await (await conn.execute(_sql.advance, progress)).fetchone()
+        if moved and stations:
             await outbox.record_changes(conn, stations, emp=emp, priority=PRIORITY[walk["walk"]], resend=walk["walk_resend"])
-        if seen:
-            progress = {"cursor": seen[-1], "phase": phase}
-        else:
-            progress = {"cursor": None, "phase": "outbox" if phase == "source" else None}
-        await conn.execute(_sql.advance, {"emp": emp, "stations": len(stations), **progress})
     return len(stations)
 
 

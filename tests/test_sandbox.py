@@ -560,6 +560,26 @@ async def test_message_after_an_unknown_outcome_is_no_duplicate(partner: Partner
     assert partner.sandbox.stats()["duplicates"] == 0
 
 
+async def test_message_before_a_late_one_is_no_duplicate(partner: Partner) -> None:
+    await partner.post(station(name="A"))
+    partner.sandbox.set_faults([{"kind": "late", "seconds": 0.1, "times": 1}])
+    with pytest.raises(httpx.TransportError):
+        await partner.post(station(name="B"))
+    await partner.post(station(name="A"))
+    assert partner.outcomes == ["accepted", "accepted"]
+    assert partner.sandbox.stats()["duplicates"] == 0
+
+
+async def test_message_after_an_untold_refusal_is_no_duplicate(partner: Partner) -> None:
+    await partner.post()
+    partner.sandbox.set_faults([{"kind": "drop_after", "times": 1}])
+    with pytest.raises(httpx.TransportError):
+        await partner.post(station("s1", EVSE_C))
+    await partner.post()
+    assert partner.outcomes == ["accepted", "fault:drop_after", "accepted"]
+    assert partner.sandbox.stats()["duplicates"] == 0
+
+
 async def test_station_after_a_status_that_was_told_181_is_no_duplicate(partner: Partner) -> None:
     await partner.post()
     partner.sandbox.set_faults([{"kind": "code", "code": 181, "match": "status"}])
@@ -850,6 +870,8 @@ async def test_sandbox_stops_in_no_time_while_requests_wait() -> None:
         before = time.monotonic()
         await partner.sandbox.__aexit__(None, None, None)
         assert time.monotonic() - before < 1
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("sandbox")]
+        assert all(entry["finished_at"] for entry in partner.sandbox.ledger)
         assert all(isinstance(error, httpx.TransportError) for error in await asyncio.gather(*waiting, return_exceptions=True))
         assert partner.sandbox.stations == {}
 

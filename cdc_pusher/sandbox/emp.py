@@ -88,7 +88,6 @@ class Emp:
         live = frozenset() if station["deleted"] else frozenset(_evse_ids(station))
         for evse_id in live:
             self._home[evse_id] = station_id
-            self._told.pop(("status", evse_id), None)
         self.stations[station_id] = {"station": station, "statuses": {e: s for e, s in statuses.items() if e in live}}
 
     def _leave(self, station: Content) -> None:

@@ -36,6 +36,7 @@ from cdc_pusher.sandbox.settings import SandboxSettings
 
 HTTP_STATUS = {MALFORMED: 400, EVSE_ELSEWHERE: 400, INVALID_API_KEY: 401, INVALID_PARTNER: 401}
 _SUCCESS = Refusal(code=0, message="Success.")
+_FOREVER_S = 365 * 86_400
 
 T = TypeVar("T")
 
@@ -66,7 +67,6 @@ class Endpoint:
         self._overlaps = 0
         self._inside: defaultdict[tuple[str | None, str], list[_Visit]] = defaultdict(list)
         self._waiting: set[asyncio.Task[Any]] = set()
-        self._closing = asyncio.Event()
         self._misbehave: dict[str, Callable[[_Visit, Fault], Awaitable[web.Response]]] = {
             "delay": self._delay,
             "http": self._http,
@@ -92,7 +92,6 @@ class Endpoint:
 
     async def close(self) -> None:
         """Ends every wait, so that no handler is left that hangs."""
-        self._closing.set()
         for task in self._waiting:
             task.cancel()
         await asyncio.gather(*self._waiting, return_exceptions=True)
@@ -120,7 +119,10 @@ class Endpoint:
 
     @contextlib.contextmanager
     def _inside_the_server(self, visit: _Visit) -> Iterator[None]:
-        """Counts an overlap if another request for the same entity is inside whose client still waits for its answer."""
+        """Counts an overlap if another request for the same entity is inside whose client still waits for its answer.
+
+        A handler hears a moment after its client that this has left; the transport knows at once.
+        """
         if visit.message.key is None:
             yield
             return
@@ -180,10 +182,7 @@ class Endpoint:
         entry = self._process_unanswered(visit, fault) if fault.rule.applied else self._ignore(visit, fault)
         entry["finished_at"] = None
         try:
-            async with asyncio.timeout(fault.seconds):
-                await self._closing.wait()
-        except TimeoutError:
-            pass
+            await self._later(_FOREVER_S if fault.seconds is None else fault.seconds, lambda: None)
         finally:
             entry["finished_at"] = time.time()
         return _cut(visit)

@@ -38,7 +38,6 @@ WHERE walk IS NOT NULL
   AND name = ANY (%(emps)s)
 ORDER BY walk_stations, name
 LIMIT 1
-FOR NO KEY UPDATE
 
 -- name: outbox_page
 -- The next stations that the EMP has rows of, in the order of their text.
@@ -51,7 +50,7 @@ ORDER BY key
 LIMIT %(limit)s
 
 -- name: advance
--- Note how far a walk has come; at its end the full load is complete.
+-- Note how far a walk has come, unless somebody else has moved it meanwhile; at its end the full load is complete.
 UPDATE cdc_pusher.emp
 SET walk_cursor = %(cursor)s,
     walk_phase = %(phase)s,
@@ -60,6 +59,11 @@ SET walk_cursor = %(cursor)s,
     walk_resend = CASE WHEN %(phase)s::text IS NULL THEN NULL ELSE walk_resend END,
     full_load_completed_at = CASE WHEN %(phase)s::text IS NULL THEN coalesce(full_load_completed_at, now()) ELSE full_load_completed_at END
 WHERE name = %(emp)s
+  AND walk = %(walk)s
+  AND walk_phase = %(was_phase)s
+  AND walk_cursor IS NOT DISTINCT FROM %(was_cursor)s
+  AND walk_resend IS NOT DISTINCT FROM %(resend)s
+RETURNING name
 
 -- name: acknowledge_missed
 -- Whether the trigger has missed changes since the last sweep was ordered; asking answers for them.

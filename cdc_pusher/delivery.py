@@ -1,0 +1,150 @@
+"""One lane: claims an EMP's due messages, sends them, records the answers.
+
+    bookkeeping   one transaction: record what was answered, claim what is due          (one connection, one at a time)
+    requests      up to `concurrency` at once, each on a claim of its own, outside any transaction
+
+A claim is sent only while its lease is surely ours, by the monotonic clock, with time left for the whole request: a lane that wakes up after a
+pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. Lanes share nothing with each other.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from cdc_pusher import outbox, policy
+from cdc_pusher.client import EmpClient
+from cdc_pusher.config import EmpSettings
+from cdc_pusher.database import Connection
+from cdc_pusher.model import Accepted, Answer, Failure, Rejected, Retry, StationMissing
+from cdc_pusher.outbox import Claim, Result
+
+log = structlog.get_logger(__name__)
+
+LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
+EXPIRY_CHECK_S = 1.0
+
+
+class Lane:
+    """The sending side of one EMP. `changed` is called when a message has to be captured again."""
+
+    def __init__(self, name: str, settings: EmpSettings, client: EmpClient, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.wake = asyncio.Event()
+        self.wake.set()
+        self._settings = settings
+        self._client = client
+        self._changed = changed
+        self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S
+        self._requests: set[asyncio.Task[None]] = set()
+        self._results: list[Result] = []
+        self._expiry_checked_at = float("-inf")
+        self._next_slot_at = 0.0
+        self._failing = False
+
+    async def run(self, conn: Connection, stop: asyncio.Event) -> None:
+        """Serve the EMP until `stop` is set; then finish what is in flight and record it. Raises psycopg errors: connect and run again."""
+        await self._recover(conn)
+        while not stop.is_set():
+            await self.wake.wait()
+            self.wake.clear()
+            if not stop.is_set():
+                await self._keep_books(conn, room=self._settings.concurrency - len(self._requests))
+        if self._requests:
+            await asyncio.wait(self._requests)
+        await self._keep_books(conn, room=0)
+
+    async def _recover(self, conn: Connection) -> None:
+        """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
+        self._expiry_checked_at = float("-inf")
+        self.wake.set()
+        if self._results:
+            await self._keep_books(conn, room=0)
+
+    async def _keep_books(self, conn: Connection, room: int) -> None:
+        results = self._results
+        now = time.monotonic()
+        deadline = now + self._lease_s - self._settings.request_timeout_s
+        async with conn.transaction():
+            paused = await outbox.lock_emp(conn, self.name)
+            counted = await outbox.record(conn, self.name, results) if results else []
+            if now - self._expiry_checked_at >= EXPIRY_CHECK_S:
+                await self._expire(conn, now)
+            claims = [] if paused or room <= 0 else await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s)
+        del self._results[: len(results)]
+        self._note(counted)
+        for claim in claims:
+            task = asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}")
+            self._requests.add(task)
+            task.add_done_callback(self._requests.discard)
+
+    async def _expire(self, conn: Connection, now: float) -> None:
+        self._expiry_checked_at = now
+        if expired := await outbox.expire(conn, self.name):
+            log.warning("claims ran out, their messages are sent again", emp=self.name, claims=expired)
+            self._changed()
+
+    async def _serve(self, claim: Claim, deadline: float) -> None:
+        """Send one claim, if there is still time for it, and hand in the result."""
+        try:
+            result = await self._attempt(claim, deadline)
+        except Exception as error:
+            log.exception("a request failed in an unforeseen way", emp=self.name, kind=claim.kind, key=claim.key)
+            result = self._result(claim, Failure(error=f"unforeseen: {type(error).__name__}"), sent_at=datetime.now(UTC), duration_ms=0)
+        self._results.append(result)
+        self.wake.set()
+
+    async def _attempt(self, claim: Claim, deadline: float) -> Result:
+        await self._wait_for_slot()
+        if time.monotonic() >= deadline:
+            return Result(claim=claim, outcome="unsent")
+        sent_at, began = datetime.now(UTC), time.monotonic()
+        answer = await self._client.send(claim.kind, claim.payload)
+        return self._result(claim, answer, sent_at=sent_at, duration_ms=round((time.monotonic() - began) * 1000))
+
+    async def _wait_for_slot(self) -> None:
+        """Keep to `max_requests_per_second`: every request takes the next slot in line."""
+        if self._settings.max_requests_per_second is not None:
+            slot = max(time.monotonic(), self._next_slot_at)
+            self._next_slot_at = slot + 1.0 / self._settings.max_requests_per_second
+            await asyncio.sleep(slot - time.monotonic())
+
+    def _result(self, claim: Claim, answer: Answer | Failure, *, sent_at: datetime, duration_ms: int) -> Result:
+        verdict = policy.judge(answer, kind=claim.kind, attempts=claim.attempts, now=datetime.now(UTC))
+        said = {"http_status": answer.http_status, "result_code": answer.code} if isinstance(answer, Answer) else {}
+        common = {"claim": claim, "sent_at": sent_at, "duration_ms": duration_ms, **said}
+        match verdict:
+            case Accepted():
+                return Result(outcome="accepted", **common)
+            case Retry(reason=reason):
+                return Result(
+                    outcome="retry", delay_s=self._delay_s(verdict, claim), counts=verdict.counts, uncertain=verdict.uncertain, error=reason, **common
+                )
+            case StationMissing(reason=reason):
+                return Result(outcome="station_missing", counts=1, reason=f"waits for its station: {reason}", error=reason, **common)
+            case Rejected(reason=reason):
+                return Result(outcome="rejected", counts=1, reason=reason, error=reason, **common)
+
+    def _delay_s(self, verdict: Retry, claim: Claim) -> float:
+        settings = self._settings
+        backoff = policy.backoff_s(claim.attempts, base_s=settings.retry_base_s, cap_s=settings.retry_cap_s, chance=random.random())
+        return max(backoff, verdict.after_s or 0.0)
+
+    def _note(self, counted: list[Result]) -> None:
+        """Tell of what people should know: refusals one by one, and when an EMP begins or ceases to fail."""
+        for result in counted:
+            if result.outcome == "rejected":
+                log.error("message rejected", emp=self.name, kind=result.claim.kind, key=result.claim.key, reason=result.reason)
+        failed = next((r for r in counted if r.outcome == "retry"), None)
+        accepted = any(r.outcome == "accepted" for r in counted)
+        if failed and not accepted and not self._failing:
+            log.warning("EMP fails, messages are retried", emp=self.name, error=failed.error)
+            self._failing = True
+        elif accepted and not failed and self._failing:
+            log.info("EMP works again", emp=self.name)
+            self._failing = False
+        if counted:
+            self._changed()
