@@ -10,8 +10,9 @@ pause sends nothing on an old lease. Per entity there is one row, so one claim, 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
 EXPIRY_CHECK_S = 1.0
+STOP_GRACE_S = 6.0
 
 
 class Lane:
@@ -38,7 +40,10 @@ class Lane:
         self._settings = settings
         self._client = client
         self._changed = changed
-        self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S
+        rate = settings.max_requests_per_second
+        self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S + (1.0 / rate if rate else 0.0)
+        # No more than two seconds' worth of requests wait for their turn, however many might run at once.
+        self._room = min(settings.concurrency, max(1, int(rate * 2))) if rate else settings.concurrency
         self._requests: set[asyncio.Task[None]] = set()
         self._results: list[Result] = []
         self._expiry_checked_at = float("-inf")
@@ -52,10 +57,17 @@ class Lane:
             await self.wake.wait()
             self.wake.clear()
             if not stop.is_set():
-                await self._keep_books(conn, room=self._settings.concurrency - len(self._requests))
-        if self._requests:
-            await asyncio.wait(self._requests)
+                await self._keep_books(conn, room=self._room - len(self._requests))
+        await self._finish()
         await self._keep_books(conn, room=0)
+
+    async def _finish(self) -> None:
+        """Let requests end by themselves for a while; what is cut off then counts as possibly applied."""
+        if self._requests:
+            _, hanging = await asyncio.wait(self._requests, timeout=STOP_GRACE_S)
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
 
     async def _recover(self, conn: Connection) -> None:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
@@ -65,21 +77,21 @@ class Lane:
             await self._keep_books(conn, room=0)
 
     async def _keep_books(self, conn: Connection, room: int) -> None:
-        results = self._results
+        results = list(self._results)
         now = time.monotonic()
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
             paused = await outbox.lock_emp(conn, self.name)
-            counted = await outbox.record(conn, self.name, results) if results else []
+            recorded = await outbox.record(conn, self.name, results) if results else outbox.Recorded()
             if now - self._expiry_checked_at >= EXPIRY_CHECK_S:
                 await self._expire(conn, now)
             claims = [] if paused or room <= 0 else await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s)
         del self._results[: len(results)]
-        self._note(counted)
+        self._note(recorded.counted)
+        if recorded.superseded:
+            self._changed()
         for claim in claims:
-            task = asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}")
-            self._requests.add(task)
-            task.add_done_callback(self._requests.discard)
+            self._requests.add(asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}"))
 
     async def _expire(self, conn: Connection, now: float) -> None:
         self._expiry_checked_at = now
@@ -89,12 +101,21 @@ class Lane:
 
     async def _serve(self, claim: Claim, deadline: float) -> None:
         """Send one claim, if there is still time for it, and hand in the result."""
+        sent_at, began = datetime.now(UTC), time.monotonic()
         try:
             result = await self._attempt(claim, deadline)
+        except asyncio.CancelledError:
+            self._hand_in(self._result(claim, Failure(error="cut off when the daemon stopped"), sent_at, began))
+            raise
         except Exception as error:
             log.exception("a request failed in an unforeseen way", emp=self.name, kind=claim.kind, key=claim.key)
-            result = self._result(claim, Failure(error=f"unforeseen: {type(error).__name__}"), sent_at=datetime.now(UTC), duration_ms=0)
+            result = self._result(claim, Failure(error=f"unforeseen: {type(error).__name__}"), sent_at, began)
+        self._hand_in(result)
+
+    def _hand_in(self, result: Result) -> None:
         self._results.append(result)
+        if (task := asyncio.current_task()) is not None:
+            self._requests.discard(task)
         self.wake.set()
 
     async def _attempt(self, claim: Claim, deadline: float) -> Result:
@@ -103,7 +124,7 @@ class Lane:
             return Result(claim=claim, outcome="unsent")
         sent_at, began = datetime.now(UTC), time.monotonic()
         answer = await self._client.send(claim.kind, claim.payload)
-        return self._result(claim, answer, sent_at=sent_at, duration_ms=round((time.monotonic() - began) * 1000))
+        return self._result(claim, answer, sent_at, began)
 
     async def _wait_for_slot(self) -> None:
         """Keep to `max_requests_per_second`: every request takes the next slot in line."""
@@ -112,10 +133,11 @@ class Lane:
             self._next_slot_at = slot + 1.0 / self._settings.max_requests_per_second
             await asyncio.sleep(slot - time.monotonic())
 
-    def _result(self, claim: Claim, answer: Answer | Failure, *, sent_at: datetime, duration_ms: int) -> Result:
+    def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, began: float) -> Result:
         verdict = policy.judge(answer, kind=claim.kind, attempts=claim.attempts, now=datetime.now(UTC))
-        said = {"http_status": answer.http_status, "result_code": answer.code} if isinstance(answer, Answer) else {}
-        common = {"claim": claim, "sent_at": sent_at, "duration_ms": duration_ms, **said}
+        common: dict[str, Any] = {"claim": claim, "sent_at": sent_at, "duration_ms": round((time.monotonic() - began) * 1000)}
+        if isinstance(answer, Answer):
+            common |= {"http_status": answer.http_status, "result_code": answer.code}
         match verdict:
             case Accepted():
                 return Result(outcome="accepted", **common)
@@ -133,7 +155,7 @@ class Lane:
         backoff = policy.backoff_s(claim.attempts, base_s=settings.retry_base_s, cap_s=settings.retry_cap_s, chance=random.random())
         return max(backoff, verdict.after_s or 0.0)
 
-    def _note(self, counted: list[Result]) -> None:
+    def _note(self, counted: Sequence[Result]) -> None:
         """Tell of what people should know: refusals one by one, and when an EMP begins or ceases to fail."""
         for result in counted:
             if result.outcome == "rejected":
@@ -146,5 +168,3 @@ class Lane:
         elif accepted and not failed and self._failing:
             log.info("EMP works again", emp=self.name)
             self._failing = False
-        if counted:
-            self._changed()

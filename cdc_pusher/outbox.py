@@ -173,6 +173,14 @@ class Result:
         return self.claim.identity | {name: getattr(self, name) for name in names}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The results that still counted, and whether stations went into the change log because of them."""
+
+    counted: Sequence[Result] = ()
+    superseded: bool = False
+
+
 async def lock_emp(conn: Connection, emp: str) -> bool:
     """Take our turn at the EMP's outbox. Returns whether people have paused it."""
     row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
@@ -195,8 +203,8 @@ async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> li
     return claims
 
 
-async def record(conn: Connection, emp: str, results: Sequence[Result]) -> list[Result]:
-    """Record what came of claims, with all that follows for other rows. Returns the results that still counted."""
+async def record(conn: Connection, emp: str, results: Sequence[Result]) -> Recorded:
+    """Record what came of claims, with all that follows for other rows."""
     unsent = [r for r in results if r.outcome == "unsent"]
     answered = {(r.claim.kind, r.claim.key): r for r in results if r.outcome != "unsent"}
     again: set[str] = set()
@@ -218,7 +226,7 @@ async def record(conn: Connection, emp: str, results: Sequence[Result]) -> list[
     await _follow(conn, emp, counted, sorted(refused))
     if again:
         await conn.execute(_delivery.look_again, {"emp": emp, "stations": sorted(again)})
-    return counted
+    return Recorded(counted=counted, superseded=bool(again))
 
 
 async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused: Sequence[str]) -> None:
