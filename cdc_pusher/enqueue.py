@@ -6,7 +6,8 @@ after any crash. `page` is called when the log is empty, or now and then when it
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cdc_pusher import outbox
 from cdc_pusher.config import Settings
@@ -78,11 +79,21 @@ async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None
     return int(row["missed"])
 
 
-async def pulse(conn: Connection, emps: Sequence[str]) -> Mapping[str, object]:
-    """What is outstanding: `changes`, `walks`, `missed` (booleans) and `due` (names of EMPs)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outstanding:
+    """What there is to do; `due` names the EMPs with due messages or expired claims."""
+
+    changes: bool
+    walks: bool
+    missed: bool
+    due: list[str]
+
+
+async def pulse(conn: Connection, emps: Sequence[str]) -> Outstanding:
+    """Look at everything that can be outstanding, with one query."""
     row = await (await conn.execute(_sql.pulse, {"emps": list(emps)})).fetchone()
     assert row is not None
-    return row
+    return Outstanding(**row)
 
 
 async def say_asleep(conn: Connection, asleep: bool) -> None:

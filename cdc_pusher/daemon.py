@@ -1,0 +1,219 @@
+"""The daemon: everything that runs, and what connects it.
+
+    listener ──wake──▶ intake ──wake──▶ a lane for each EMP
+                        │  capture.batch, enqueue.page, the pulse
+
+`intake` is the one loop that fills the outbox: it captures until the change log is empty, puts in the next page of a walk, and when there is
+nothing at all says so to the triggers and sleeps until a NOTIFY, a lane or the poll (at most a second) wakes it. Every part has a connection of
+its own, which is made anew with a growing pause when it breaks; a part that fails in another way stops the daemon with its reason.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import psycopg
+import structlog
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from cdc_pusher import capture, enqueue, listen, migrate, policy, triggers
+from cdc_pusher.client import EmpClient
+from cdc_pusher.config import Settings
+from cdc_pusher.database import Connection, connect, one_line
+from cdc_pusher.delivery import Lane
+from cdc_pusher.errors import CdcPusherError, ConfigurationError, DatabaseUnavailable, MappingError
+from cdc_pusher.source import Source
+
+log = structlog.get_logger(__name__)
+
+RECONNECT_BASE_S, RECONNECT_CAP_S = 0.2, 10.0
+MAPPING_RETRY_S = 5.0
+BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
+BUSY_POLL_S = 0.005
+WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then finish what is in flight (at most 10 s). Raises `CdcPusherError` when it cannot begin or go on."""
+    if not settings.emp:
+        raise ConfigurationError("no EMP is configured: add a section [emp.NAME]")
+    async with await connect(settings.database.dsn, "start") as conn:
+        await migrate.require_current(conn)
+        if drift := await triggers.verify(conn, settings.source.watch):
+            raise ConfigurationError(f"{'; '.join(drift)}: run cdc-pusher migrate")
+        await Source.open(conn, settings.source)
+    await Daemon(settings).run()
+
+
+class Daemon:
+    """One daemon process; it shares nothing with others but the database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._lanes: dict[str, Lane] = {}
+        self._receivers = capture.receivers(settings)
+        self._asleep: bool | None = None
+        self._wakes: list[float] = []
+        self._pulse_at = 0.0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._begin_to_stop)
+        async with contextlib.AsyncExitStack() as stack:
+            for name, emp in self._settings.emp.items():
+                client = await stack.enter_async_context(EmpClient(emp))
+                self._lanes[name] = Lane(name, emp, client, self._wake.set)
+            scheduler = self._scheduler()
+            scheduler.start()
+            stack.callback(scheduler.shutdown, wait=False)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._connected("capture", self._intake), name="intake")
+                    listener = group.create_task(self._connected("listen", self._listen), name="listen")
+                    for name, lane in self._lanes.items():
+                        group.create_task(self._connected(f"lane {name}", lambda conn, lane=lane: lane.run(conn, self._stop)), name=f"lane {name}")
+                    await self._stop.wait()
+                    listener.cancel()
+            except* CdcPusherError as group_error:
+                raise group_error.exceptions[0] from None
+        log.info("stopped")
+
+    def _begin_to_stop(self) -> None:
+        log.info("stopping, requests in flight are finished")
+        notify_systemd("STOPPING=1")
+        self._stop.set()
+        self._wake.set()
+        for lane in self._lanes.values():
+            lane.wake.set()
+
+    async def _connected(self, purpose: str, part: Callable[[Connection], Awaitable[None]]) -> None:
+        """Run a part on a connection, and again on a new one whenever that breaks; returns when the part does."""
+        failures = 0
+        while True:
+            try:
+                async with await connect(self._settings.database.dsn, purpose) as conn:
+                    if failures:
+                        log.info("database connected again", part=purpose)
+                    failures = 0
+                    return await part(conn)
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege) as error:
+                raise CdcPusherError(f"{purpose}: {one_line(error)}; run cdc-pusher migrate") from error
+            except (DatabaseUnavailable, psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, TimeoutError) as error:
+                if self._stop.is_set():
+                    return None
+                pause = policy.backoff_s(failures, base_s=RECONNECT_BASE_S, cap_s=RECONNECT_CAP_S, chance=random.uniform(0.5, 1.0))
+                log.warning("database connection lost", part=purpose, error=one_line(error), retry_in_s=round(pause, 2))
+                failures += 1
+                await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    async def _listen(self, conn: Connection) -> None:
+        await listen.listen(conn, self._wake.set, self._stop)
+
+    # ── intake ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _intake(self, conn: Connection) -> None:
+        async with await connect(self._settings.database.dsn, "source") as source_conn:
+            for emp, walk in (await enqueue.register(conn, self._settings)).items():
+                log.info("all stations are gone through", emp=emp, walk=walk)
+            source = await Source.open(source_conn, self._settings.source)
+            log.info("ready", emps=sorted(self._lanes))
+            notify_systemd("READY=1")
+            self._asleep = None
+            batches = 0
+            while not self._stop.is_set():
+                batches += 1
+                try:
+                    busy = await self._fill(conn, source, with_walk=batches % WALK_EVERY == 0)
+                except MappingError as error:
+                    log.error("the mapping fails, nothing is captured", error=str(error), retry_in_s=MAPPING_RETRY_S)
+                    await self._pause(MAPPING_RETRY_S)
+                    continue
+                await self._look_around(conn)
+                if not busy:
+                    await self._sleep(conn)
+            await enqueue.say_asleep(conn, False)
+
+    async def _fill(self, conn: Connection, source: Source, *, with_walk: bool) -> bool:
+        """Capture one batch and, if the log is empty after it, go on with a walk. Returns whether there may be more to do."""
+        limit = self._settings.daemon.capture_batch
+        captured = await capture.batch(conn, source, self._receivers, limit)
+        for emp in captured.emps:
+            self._lanes[emp].wake.set()
+        if captured.changes == limit and not with_walk:
+            return True
+        walked = await enqueue.page(conn, source, list(self._lanes), self._settings.daemon.page_stations)
+        return captured.changes > 0 or walked is not None
+
+    async def _look_around(self, conn: Connection) -> None:
+        """Once in a poll interval: find what no wake-up told of."""
+        if time.monotonic() < self._pulse_at:
+            return
+        self._pulse_at = time.monotonic() + self._settings.daemon.poll_interval_s
+        found = await enqueue.pulse(conn, list(self._lanes))
+        for emp in found.due:
+            self._lanes[emp].wake.set()
+        if found.missed and (missed := await enqueue.answer_for_missed(conn, list(self._lanes))) is not None:
+            log.error("triggers could not record changes; all stations are gone through", missed=missed)
+            self._wake.set()
+        if found.changes or found.walks:
+            self._wake.set()
+
+    async def _sleep(self, conn: Connection) -> None:
+        """Wait for something to do. The first time round only say that we sleep: what came before that was said is found by another look."""
+        busy = self._is_busy()
+        if self._asleep is not (not busy):
+            await enqueue.say_asleep(conn, not busy)
+            self._asleep = not busy
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BUSY_POLL_S if busy else max(0.0, self._pulse_at - time.monotonic())):
+                await self._wake.wait()
+                if not busy:
+                    self._wakes.append(time.monotonic())
+        self._wake.clear()
+
+    def _is_busy(self) -> bool:
+        """Whether wake-ups come so thick that polling is cheaper for the CPO's writers. Once busy, it lasts a second."""
+        since = time.monotonic() - 1.0
+        self._wakes = [at for at in self._wakes if at > since]
+        return len(self._wakes) > BUSY_WAKES_PER_S
+
+    # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _scheduler(self) -> AsyncIOScheduler:
+        scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
+        scheduler.add_job(self._maintain_attempts, "interval", hours=1, next_run_time=datetime.now(UTC))
+        scheduler.add_listener(_note_failed_job, EVENT_JOB_ERROR)
+        return scheduler
+
+    async def _maintain_attempts(self) -> None:
+        async with await connect(self._settings.database.dsn, "maintenance") as conn:
+            await enqueue.maintain_attempts(conn, self._settings.daemon.attempt_retention_days)
+
+
+def _note_failed_job(event: JobExecutionEvent) -> None:
+    log.error("a scheduled job failed", job=event.job_id, error=one_line(event.exception))
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+            sock.sendall(state.encode())

@@ -1,0 +1,75 @@
+"""Creates and upgrades the schema `cdc_pusher` with the migrations that travel inside the package, and knows whether they are all there.
+
+Attaching triggers is `triggers.attach`; nothing here touches a table of the CPO.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from cdc_pusher.database import Connection, one_line
+from cdc_pusher.errors import CdcPusherError, ConfigurationError, DatabaseUnavailable
+from cdc_pusher.schema import SCHEMA
+
+LOCK_TIMEOUT = "5s"
+
+
+def _config() -> Config:
+    package = Path(str(files("cdc_pusher")))
+    beside, above = package / "migrations", package.parent / "migrations"  # in the wheel, in a checkout
+    config = Config()
+    config.set_main_option("script_location", str(beside if beside.is_dir() else above).replace("%", "%%"))
+    return config
+
+
+def head() -> str:
+    """The newest revision that this version of the program knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def to(dsn: str, revision: str = "head") -> None:
+    """Bring the schema to `revision`, creating it if need be; 'base' removes everything but the schema itself.
+
+    Runs in one transaction, one at a time. Raises `DatabaseUnavailable`, `CdcPusherError` (no right to create a schema, say).
+    """
+    config = _config()
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn, connect_timeout=10), poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA} migrate'))")
+            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            config.attributes["connection"] = connection
+            (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"cannot connect to the database: {one_line(error)}") from error
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError("database.dsn: not a valid connection string") from error
+    except DBAPIError as error:
+        raise CdcPusherError(f"migrate: {one_line(error.orig or error)}") from error
+    except CommandError as error:
+        raise CdcPusherError(f"migrate: {one_line(error)}; is the database's schema newer than this program?") from error
+
+
+async def require_current(conn: Connection) -> None:
+    """Raise `ConfigurationError` unless the schema is the one that this version of the program works with."""
+    try:
+        row = await (await conn.execute("SELECT version_num FROM cdc_pusher.alembic_version")).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        row = None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigurationError(f"the schema {SCHEMA}: {one_line(error)}") from error
+    if row is None:
+        raise ConfigurationError(f"the database has no schema {SCHEMA}: run cdc-pusher migrate")
+    if row["version_num"] != head():
+        raise ConfigurationError(f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}: run cdc-pusher migrate")
