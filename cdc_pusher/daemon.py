@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import psycopg
 import structlog
@@ -81,7 +82,7 @@ class Daemon:
                     group.create_task(self._connected("capture", self._intake), name="intake")
                     listener = group.create_task(self._connected("listen", self._listen), name="listen")
                     for name, lane in self._lanes.items():
-                        group.create_task(self._connected(f"lane {name}", lambda conn, lane=lane: lane.run(conn, self._stop)), name=f"lane {name}")
+                        group.create_task(self._connected(f"lane {name}", partial(lane.run, stop=self._stop)), name=f"lane {name}")
                     await self._stop.wait()
                     listener.cancel()
             except* CdcPusherError as group_error:

@@ -32,7 +32,8 @@ async def connect(dsn: str, purpose: str) -> Connection:
             dsn,
             autocommit=True,
             row_factory=dict_row,
-            **{"connect_timeout": CONNECT_TIMEOUT_S, "application_name": f"cdc-pusher {purpose}"},
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name=f"cdc-pusher {purpose}",
         )
     except psycopg.ProgrammingError as error:
         # libpq repeats a string that it cannot parse, and that may hold a password.

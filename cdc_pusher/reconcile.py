@@ -102,10 +102,7 @@ def station(
         desired = _deletion(row)
     elif not isinstance(desired, Held):
         desired = _with_connector_rule(row, desired, connectors_changed, elsewhere)
-    waits = None
-    if not isinstance(desired, Held) and not oioi.is_deleted(desired) and (contested := sorted(elsewhere.intersection(oioi.evse_ids(desired)))):
-        waits = f"waits until the EMP has let go of {', '.join(contested[:5])} in another station"
-    return _settle(row, desired, occasion, due=True, reason=waits)
+    return _settle(row, desired, occasion, due=True, reason=_waits(desired, elsewhere))
 
 
 def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str, key: str, station_id: str, due: bool) -> Decision:
@@ -123,6 +120,14 @@ def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str,
     return moved if decision is None and moved is not row else decision
 
 
+def _waits(desired: Payload | Held, elsewhere: Set[str]) -> str | None:
+    """Why a station that is ready may have to wait all the same."""
+    if isinstance(desired, Held) or oioi.is_deleted(desired):
+        return None
+    contested = sorted(elsewhere & set(oioi.evse_ids(desired)))
+    return f"waits until the EMP has let go of {', '.join(contested[:5])} in another station" if contested else None
+
+
 def _deletion(row: Entry) -> Payload:
     """The deletion of what the EMP has or may have; a row that may be at the EMP has always had a payload."""
     known = row.acknowledged if row.acknowledged is not None else row.payload
@@ -130,7 +135,7 @@ def _deletion(row: Entry) -> Payload:
     return oioi.deleted(known)
 
 
-def _with_connector_rule(row: Entry, desired: Payload, connectors_changed: Literal["hold", "send"], elsewhere: Set[str]) -> Desired:
+def _with_connector_rule(row: Entry, desired: Payload, connectors_changed: Literal["hold", "send"], elsewhere: Set[str]) -> Payload | Held:
     """OIOI v4, station-post: the connectors of a station that the EMP already has may not change, neither their number nor their ids.
 
     `hold` keeps the new version back. `send` is for EMPs that allow it; there a station that gives EVSEs away and waits for others that are

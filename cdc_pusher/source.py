@@ -143,7 +143,7 @@ async def _snapshot(conn: Connection) -> AsyncIterator[None]:
 
 def _subquery(query: str) -> sql.Composable:
     """The operator's query, ready to stand in FROM; a `%` in it is not a parameter of ours."""
-    return sql.SQL("(\n{}\n)").format(sql.SQL(query.rstrip().rstrip(";").replace("%", "%%")))  # type: ignore[arg-type]  # the operator's SQL
+    return sql.SQL("(\n{}\n)").format(sql.SQL(query.rstrip().rstrip(";").replace("%", "%%")))  # the operator's SQL
 
 
 def _by_station(query: sql.Composable, columns: Sequence[str], id_type: sql.Composable) -> sql.Composed:

@@ -98,7 +98,7 @@ def wanted(watch: Watch) -> Attachment:
     schema, _, table = watch.table.rpartition(".")
     identity = hashlib.sha256(f"{watch.table}\n{watch.station}".encode()).hexdigest()[:8]
     name = f"cdc_pusher_{identity}"
-    function = sql.SQL(_FUNCTION).format(  # type: ignore[arg-type]  # one constant text
+    function = sql.SQL(_FUNCTION).format(  # one constant text
         name=sql.Identifier(name),
         of_new=_affected("NEW", table or schema, watch.station),
         of_old=_affected("OLD", table or schema, watch.station),
@@ -114,9 +114,9 @@ def _affected(row: str, table: str, station: str) -> sql.Composed:
     lateral = station if station.lstrip("( \n").lower().startswith("select") else f"SELECT ({station})"
     alias = sql.Identifier(table.strip('"'))
     return sql.SQL("FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL ({}) AS a (station_id)").format(
-        sql.SQL(row),  # type: ignore[arg-type]  # NEW or OLD
+        sql.SQL(row),  # NEW or OLD
         alias,
-        sql.SQL(lateral),  # type: ignore[arg-type]  # the operator's SQL
+        sql.SQL(lateral),  # the operator's SQL
     )
 
 
@@ -155,7 +155,7 @@ async def verify(conn: Connection, watches: Sequence[Watch]) -> list[str]:
 async def detach(conn: Connection, table: str, name: str) -> None:
     """Remove one watch from a table (both quoted as in the catalogue); the CPO's writers wait for no longer than `LOCK_TIMEOUT_MS`."""
     statements = [
-        *(sql.SQL("DROP TRIGGER IF EXISTS {} ON " + table).format(sql.Identifier(f"{name}_{kind}")) for kind in ("row", "truncate")),  # type: ignore[arg-type]
+        *(sql.SQL("DROP TRIGGER IF EXISTS {} ON " + table).format(sql.Identifier(f"{name}_{kind}")) for kind in ("row", "truncate")),
         sql.SQL("DROP FUNCTION IF EXISTS cdc_pusher.{}()").format(sql.Identifier(name)),
     ]
     await _patiently(conn, table, statements)
@@ -196,25 +196,25 @@ async def _drift(conn: Connection, attachment: Attachment) -> str | None:
     return None
 
 
-def _creation(attachment: Attachment) -> list[sql.Composable]:
+def _creation(attachment: Attachment) -> list[sql.Composed]:
     function = sql.SQL("cdc_pusher.{}").format(sql.Identifier(attachment.name))
     comment = sql.SQL("COMMENT ON FUNCTION {}() IS {}").format(function, sql.Literal(attachment.version))
     triggers = [
         sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}()").format(
             sql.Identifier(name),
-            sql.SQL(when).format(sql.SQL(attachment.table)),  # type: ignore[arg-type]  # as the operator writes it
+            sql.SQL(when).format(sql.SQL(attachment.table)),  # as the operator writes it
             function,
         )
         for name, when in attachment.triggers.items()
     ]
     enable = [
-        sql.SQL("ALTER TABLE {} ENABLE TRIGGER {}").format(sql.SQL(attachment.table), sql.Identifier(name))  # type: ignore[arg-type]
+        sql.SQL("ALTER TABLE {} ENABLE TRIGGER {}").format(sql.SQL(attachment.table), sql.Identifier(name))
         for name in attachment.triggers
     ]
     return [attachment.function, comment, *triggers, *enable]
 
 
-async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Composable]) -> None:
+async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Composed]) -> None:
     """Run DDL on a table of the CPO in one transaction, asking for its lock briefly and often."""
     for _ in range(LOCK_TRIES):
         try:

@@ -1,0 +1,83 @@
+"""How reports look on a terminal. Values from the database are shown as text, never as markup or control characters."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cdc_pusher.report import Row
+
+
+def progress() -> Progress:
+    """The progress bar of everything that lasts."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), transient=False)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Table:
+    """Rows as a table; numbers to the right."""
+    drawn = Table(title=title, title_justify="left", show_edge=False, header_style="bold")
+    for column in columns:
+        numeric = any(isinstance(row[column], int | float) and not isinstance(row[column], bool) for row in rows)
+        drawn.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(text(row[column])) for column in columns))
+    return drawn
+
+
+def text(value: Any) -> str:
+    """One value in a cell.
+
+    >>> text(None), text("a\\x1b[31mb"), text(3.14159)
+    ('', 'a [31mb', '3.1')
+    """
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case float():
+            return f"{value:.1f}"
+    return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def status(found: Row, console: Console) -> None:
+    """Progress, lag and problems."""
+    if not found["emps"]:
+        console.print("No EMP is served yet: cdc-pusher run begins the full load.")
+    columns = ("emp", "stations", "stations_delivered", "statuses", "statuses_delivered", "on_their_way", "held", "rejected", "lag_s", "walk")
+    console.print(table([{**row, "walk": _walk(row)} for row in found["emps"]], columns, "EMPs"))
+    waiting = found["changes"]
+    console.print(f"\n{waiting['changes']} changes wait to be captured" + (f", since {text(waiting['oldest_change_at'])}" if waiting["changes"] else ""))
+    if found["problems"]:
+        console.print()
+        console.print(table(found["problems"], ("emp", "state", "messages", "reason"), "Problems by reason"))
+        console.print("\ncdc-pusher outbox list names them one by one.")
+
+
+def _walk(row: Row) -> str:
+    if row["paused_at"]:
+        return "paused"
+    return f"{row['walk']}: {row['walk_stations']} stations so far" if row["walk"] else ""
+
+
+def entries(rows: Sequence[Row], console: Console) -> None:
+    """Rows of the outbox."""
+    if not rows:
+        console.print("Nothing: all is delivered.")
+        return
+    console.print(table(rows, ("emp", "kind", "key", "station_id", "state", "attempts", "changed_at", "reason"), "Outbox"))
+
+
+def entity(found: Row, console: Console) -> None:
+    """One station or EVSE."""
+    for row in found["rows"]:
+        console.print(Text(f"{row['emp']} · {row['kind']} · {row['key']}", style="bold"))
+        for name, value in row.items():
+            if value is not None and name not in ("emp", "kind", "key"):
+                console.print(Text(f"  {name:<17} {text(value)}"))
+    columns = ("sent_at", "emp", "kind", "gen", "duration_ms", "outcome", "http_status", "result_code", "error")
+    console.print(table(found["attempts"], columns, "Last requests"))
