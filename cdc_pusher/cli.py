@@ -21,12 +21,18 @@ from cdc_pusher.reconcile import Resend
 
 T = TypeVar("T")
 
-app = typer.Typer(name="cdc-pusher", no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__ and "Keeps EMPs as informed as the CPO's database.")
+app = typer.Typer(
+    name="cdc-pusher",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__ and "Keeps EMPs as informed as the CPO's database.",
+)
 outbox_app = typer.Typer(no_args_is_help=True, help="Look into the outbox.")
 app.add_typer(outbox_app, name="outbox")
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="The configuration; default /etc/cdc-pusher/config.toml, then ./cdc-pusher.toml.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The configuration; default /etc/cdc-pusher/config.toml, then ./cdc-pusher.toml."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 EmpOption = Annotated[str | None, typer.Option("--emp", metavar="NAME", help="Only this EMP.")]
@@ -65,7 +71,9 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
     """Keeps every e-mobility provider exactly as informed as the charge point operator's own Postgres database."""
 
 
@@ -143,7 +151,9 @@ async def _wait(conn: Connection, emps: list[str]) -> None:
             most = max(most, todo)
             if not left["walks"] and not todo:
                 return
-            progress.update(task, total=most or None, completed=most - todo, description=f"{left['walked']} stations looked at, {todo} to do")
+            progress.update(
+                task, total=most or None, completed=most - todo, description=f"{left['walked']} stations looked at, {todo} to do"
+            )
             await asyncio.sleep(0.2)
 
 
@@ -151,7 +161,9 @@ async def _wait(conn: Connection, emps: list[str]) -> None:
 def outbox_list(
     config_file: ConfigFile = None,
     emp: EmpOption = None,
-    state: Annotated[list[str] | None, typer.Option(metavar="STATE", help="pending, in_flight, delivered, held or rejected; may be repeated.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="STATE", help="pending, in_flight, delivered, held or rejected; may be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many rows.")] = 100,
     as_json: Json = False,
 ) -> None:
@@ -169,7 +181,12 @@ def outbox_list(
 
 
 @outbox_app.command("show")
-def outbox_show(key: Annotated[str, typer.Argument(metavar="STATION|EVSE")], config_file: ConfigFile = None, emp: EmpOption = None, as_json: Json = False) -> None:
+def outbox_show(
+    key: Annotated[str, typer.Argument(metavar="STATION|EVSE")],
+    config_file: ConfigFile = None,
+    emp: EmpOption = None,
+    as_json: Json = False,
+) -> None:
     """The story of one station or EVSE: what the EMP should have, what it has, and the last requests."""
     settings = config.load(config_file)
 
@@ -201,7 +218,13 @@ def sandbox(
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"--faults: not a JSON list: {one_line(error)}") from error
     settings = SandboxSettings(
-        host=host, port=port, api_key=api_key, partner_identifier=partner_identifier, connectors_may_change=connectors_may_change, seed=seed, faults=rules
+        host=host,
+        port=port,
+        api_key=api_key,
+        partner_identifier=partner_identifier,
+        connectors_may_change=connectors_may_change,
+        seed=seed,
+        faults=rules,
     )
     _run(serve(settings, announce=lambda line: typer.echo(line)))
 

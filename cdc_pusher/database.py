@@ -21,7 +21,6 @@ LIMITS = {
 }
 
 
-
 async def connect(dsn: str, purpose: str) -> Connection:
     """Open a connection in autocommit mode, READ COMMITTED in every transaction, named `cdc-pusher PURPOSE` in pg_stat_activity.
 

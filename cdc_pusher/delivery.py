@@ -143,7 +143,12 @@ class Lane:
                 return Result(outcome="accepted", **common)
             case Retry(reason=reason):
                 return Result(
-                    outcome="retry", delay_s=self._delay_s(verdict, claim), counts=verdict.counts, uncertain=verdict.uncertain, error=reason, **common
+                    outcome="retry",
+                    delay_s=self._delay_s(verdict, claim),
+                    counts=verdict.counts,
+                    uncertain=verdict.uncertain,
+                    error=reason,
+                    **common,
                 )
             case StationMissing(reason=reason):
                 return Result(outcome="station_missing", counts=1, reason=f"waits for its station: {reason}", error=reason, **common)

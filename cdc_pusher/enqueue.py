@@ -57,8 +57,14 @@ async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int
         stations = await source.missing(seen) if seen else []
     end_of_phase = "outbox" if phase == "source" else None
     progress = {
-        **{"emp": emp, "walk": walk["walk"], "was_phase": phase, "was_cursor": cursor, "resend": walk["walk_resend"]},
-        **{"cursor": seen[-1] if seen else None, "phase": phase if seen else end_of_phase, "stations": len(stations)},
+        "emp": emp,
+        "walk": walk["walk"],
+        "was_phase": phase,
+        "was_cursor": cursor,
+        "resend": walk["walk_resend"],
+        "cursor": seen[-1] if seen else None,
+        "phase": phase if seen else end_of_phase,
+        "stations": len(stations),
     }
     async with conn.transaction():
         moved = await (await conn.execute(_sql.advance, progress)).fetchone()

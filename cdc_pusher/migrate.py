@@ -72,4 +72,6 @@ async def require_current(conn: Connection) -> None:
     if row is None:
         raise ConfigurationError(f"the database has no schema {SCHEMA}: run cdc-pusher migrate")
     if row["version_num"] != head():
-        raise ConfigurationError(f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}: run cdc-pusher migrate")
+        raise ConfigurationError(
+            f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}: run cdc-pusher migrate"
+        )

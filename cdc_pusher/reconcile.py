@@ -175,7 +175,9 @@ def _mark(row: Entry, desired: Desired, occasion: Occasion) -> Entry | None:
     marked = row.desired_gen > (row.sending_gen or 0)
     if marked and (row.again or not forced):
         return None
-    return replace(row, desired_gen=row.desired_gen + (not marked), again=row.again or forced, priority=min(row.priority, occasion.priority))
+    return replace(
+        row, desired_gen=row.desired_gen + (not marked), again=row.again or forced, priority=min(row.priority, occasion.priority)
+    )
 
 
 def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: bool, reason: str | None) -> Entry | None:

@@ -34,7 +34,7 @@ metadata = MetaData(
 # Read by the trigger without locks and outside any snapshot: 2 while the daemon sleeps and wants a NOTIFY, 1 while it polls anyway.
 asleep = Sequence("asleep", metadata=metadata, start=1, minvalue=1, maxvalue=2, cycle=True)
 # Counted up by the trigger whenever it could not record a change; the daemon answers with a sweep.
-missed = Sequence("missed", metadata=metadata, start=1, minvalue=0)
+missed = Sequence("missed", metadata=metadata, start=1, minvalue=1)
 
 
 def _timestamp(name: str, comment: str, *, nullable: bool = True, default: str | None = None) -> Column[object]:
@@ -44,9 +44,15 @@ def _timestamp(name: str, comment: str, *, nullable: bool = True, default: str |
 change = Table(
     "change",
     metadata,
-    Column("id", BigInteger, Identity(always=True), nullable=False, comment="Order of arrival; given out before commit, so gaps mean nothing"),
     Column(
-        "priority", SmallInteger, nullable=False, server_default=text("0"), comment="0 a live change, 10 full load or resync, 20 sweep; low goes first"
+        "id", BigInteger, Identity(always=True), nullable=False, comment="Order of arrival; given out before commit, so gaps mean nothing"
+    ),
+    Column(
+        "priority",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="0 a live change, 10 full load or resync, 20 sweep; low goes first",
     ),
     Column("station_id", Text, comment="The station to look at again; NULL: any station may have changed (TRUNCATE)"),
     Column("emp", Text, comment="The EMP to look at the station for; NULL: every EMP"),
@@ -55,7 +61,9 @@ change = Table(
         Text,
         comment="NULL: send what differs; 'undelivered': try rejected messages again, too; 'statuses', 'everything': send even what the EMP has",
     ),
-    _timestamp("changed_at", "When the change was made (clock time within the CPO's transaction)", nullable=False, default="clock_timestamp()"),
+    _timestamp(
+        "changed_at", "When the change was made (clock time within the CPO's transaction)", nullable=False, default="clock_timestamp()"
+    ),
     PrimaryKeyConstraint("priority", "id"),
     CheckConstraint("resend IN ('undelivered', 'statuses', 'everything')", name="resend_is_known"),
     comment="Stations to look at again. Triggers, full load, resync and sweep only ever insert; capture consumes. Empty when all is captured.",
@@ -70,10 +78,21 @@ outbox = Table(
     Column("station_id", Text, nullable=False, comment="The station that this message belongs to"),
     Column("payload", JSONB, comment="What the EMP should have: the station object, or connector-id and status; no credentials"),
     Column("acknowledged", JSONB, comment="What the EMP last accepted, in the form of payload"),
-    Column("desired_gen", BigInteger, nullable=False, server_default=text("1"), comment="Generation of what the EMP should have; raised when it changes"),
+    Column(
+        "desired_gen",
+        BigInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="Generation of what the EMP should have; raised when it changes",
+    ),
     Column("delivered_gen", BigInteger, nullable=False, server_default=text("0"), comment="Generation that the EMP accepted; 0: none yet"),
     Column("sending_gen", BigInteger, comment="Generation of the request that is in flight"),
-    Column("state", Text, nullable=False, comment="pending, in_flight, delivered; held: cannot be a valid message; rejected: the EMP refused it"),
+    Column(
+        "state",
+        Text,
+        nullable=False,
+        comment="pending, in_flight, delivered; held: cannot be a valid message; rejected: the EMP refused it",
+    ),
     Column("reason", Text, comment="Why it is not delivered, in words"),
     Column(
         "uncertain",
@@ -83,8 +102,12 @@ outbox = Table(
         comment="The outcome of a request since the last accepted one is unknown: the EMP may hold something else than acknowledged",
     ),
     Column("again", Boolean, nullable=False, server_default=text("false"), comment="To be sent once more even if the EMP has it already"),
-    Column("priority", SmallInteger, nullable=False, server_default=text("0"), comment="Low goes first: live before full load before sweep"),
-    Column("attempts", Integer, nullable=False, server_default=text("0"), comment="Failed attempts since the last success or change of fortune"),
+    Column(
+        "priority", SmallInteger, nullable=False, server_default=text("0"), comment="Low goes first: live before full load before sweep"
+    ),
+    Column(
+        "attempts", Integer, nullable=False, server_default=text("0"), comment="Failed attempts since the last success or change of fortune"
+    ),
     _timestamp("next_attempt_at", "When a pending message is due; NULL: it waits for its station, or to be captured again"),
     _timestamp("lease_until", "In flight: when the claim ends, should the daemon die"),
     Column("last_http_status", SmallInteger, comment="HTTP status of the last answer"),
@@ -96,7 +119,8 @@ outbox = Table(
     CheckConstraint("kind IN ('station', 'status')", name="kind_is_known"),
     CheckConstraint("state IN ('pending', 'in_flight', 'delivered', 'held', 'rejected')", name="state_is_known"),
     CheckConstraint(
-        "(state = 'in_flight') = (lease_until IS NOT NULL) AND (state = 'in_flight') = (sending_gen IS NOT NULL)", name="in_flight_has_a_lease"
+        "(state = 'in_flight') = (lease_until IS NOT NULL) AND (state = 'in_flight') = (sending_gen IS NOT NULL)",
+        name="in_flight_has_a_lease",
     ),
     CheckConstraint("next_attempt_at IS NULL OR state = 'pending'", name="only_pending_is_due"),
     CheckConstraint("state NOT IN ('held', 'rejected') OR reason IS NOT NULL", name="a_problem_has_its_reason"),
@@ -108,9 +132,7 @@ outbox = Table(
     ),
     CheckConstraint("state = 'delivered' OR changed_at IS NOT NULL", name="undelivered_has_an_age"),
     Index("outbox_station", "station_id", "emp"),
-    Index(
-        "outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")
-    ),
+    Index("outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")),
     Index("outbox_lease", "emp", "lease_until", postgresql_where=text("state = 'in_flight'")),
     Index("outbox_problem", "emp", "kind", "key", postgresql_where=text("state IN ('held', 'rejected')")),
     comment="What each EMP should have and what it has: one row for each EMP and entity, no history.",
@@ -192,9 +214,15 @@ cpo = Table(
 capture = Table(
     "capture",
     metadata,
-    Column("only", Boolean, nullable=False, server_default=text("true"), comment="There is one row"),
-    Column("missed_seen", BigInteger, nullable=False, server_default=text("1"), comment="cdc_pusher.missed when the last sweep for it was ordered"),
-    PrimaryKeyConstraint("only"),
-    CheckConstraint("only", name="one_row"),
+    Column("singleton", Boolean, nullable=False, server_default=text("true"), comment="There is one row"),
+    Column(
+        "missed_seen",
+        BigInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="cdc_pusher.missed when the last sweep for it was ordered",
+    ),
+    PrimaryKeyConstraint("singleton"),
+    CheckConstraint("singleton", name="one_row"),
     comment="Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.",
 )

@@ -48,10 +48,24 @@ def status(found: Row, console: Console) -> None:
     """Progress, lag and problems."""
     if not found["emps"]:
         console.print("No EMP is served yet: cdc-pusher run begins the full load.")
-    columns = ("emp", "stations", "stations_delivered", "statuses", "statuses_delivered", "on_their_way", "held", "rejected", "lag_s", "walk")
+    columns = (
+        "emp",
+        "stations",
+        "stations_delivered",
+        "statuses",
+        "statuses_delivered",
+        "on_their_way",
+        "held",
+        "rejected",
+        "lag_s",
+        "walk",
+    )
     console.print(table([{**row, "walk": _walk(row)} for row in found["emps"]], columns, "EMPs"))
     waiting = found["changes"]
-    console.print(f"\n{waiting['changes']} changes wait to be captured" + (f", since {text(waiting['oldest_change_at'])}" if waiting["changes"] else ""))
+    console.print(
+        f"\n{waiting['changes']} changes wait to be captured"
+        + (f", since {text(waiting['oldest_change_at'])}" if waiting["changes"] else "")
+    )
     if found["problems"]:
         console.print()
         console.print(table(found["problems"], ("emp", "state", "messages", "reason"), "Problems by reason"))

@@ -124,7 +124,8 @@ def _differs(columns: Sequence[str] | None) -> sql.Composable:
     if columns is None:
         return sql.SQL("NEW OPERATOR(pg_catalog.*<>) OLD")
     new, old = (sql.SQL(", ").join(sql.Identifier(row, column) for column in columns) for row in ("new", "old"))
-    return sql.SQL("ROW({}) OPERATOR(pg_catalog.*<>) ROW({})").format(new, old)
+    # Without the cast the operator would be looked for column by column.
+    return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record").format(new, old)
 
 
 async def attach(conn: Connection, watches: Sequence[Watch]) -> list[str]:
@@ -208,8 +209,7 @@ def _creation(attachment: Attachment) -> list[sql.Composed]:
         for name, when in attachment.triggers.items()
     ]
     enable = [
-        sql.SQL("ALTER TABLE {} ENABLE TRIGGER {}").format(sql.SQL(attachment.table), sql.Identifier(name))
-        for name in attachment.triggers
+        sql.SQL("ALTER TABLE {} ENABLE TRIGGER {}").format(sql.SQL(attachment.table), sql.Identifier(name)) for name in attachment.triggers
     ]
     return [attachment.function, comment, *triggers, *enable]
 
@@ -226,5 +226,7 @@ async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Comp
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             await asyncio.sleep(LOCK_PAUSE_S)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise CdcPusherError(f"{table}: {one_line(error)}; the role needs TRIGGER on the table and CREATE on schema cdc_pusher") from error
+            raise CdcPusherError(
+                f"{table}: {one_line(error)}; the role needs TRIGGER on the table and CREATE on schema cdc_pusher"
+            ) from error
     raise CdcPusherError(f"{table}: its lock was not to be had in {LOCK_TRIES} tries; is a long transaction writing to it?")

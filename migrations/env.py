@@ -2,9 +2,10 @@
 
 import psycopg
 from alembic import context
+from sqlalchemy import Connection, create_engine
+
 from cdc_pusher import config
 from cdc_pusher.schema import SCHEMA, metadata
-from sqlalchemy import Connection, create_engine
 
 
 def run(connection: Connection) -> None:

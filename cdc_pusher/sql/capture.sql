@@ -2,7 +2,7 @@
 -- Become the only capture until the transaction ends; the database's clock is the only one that due times are measured by.
 SELECT missed_seen, clock_timestamp() AS now
 FROM cdc_pusher.capture
-WHERE only
+WHERE singleton
 FOR NO KEY UPDATE
 
 -- name: consume

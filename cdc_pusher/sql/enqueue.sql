@@ -68,11 +68,10 @@ RETURNING name
 -- name: acknowledge_missed
 -- Whether the trigger has missed changes since the last sweep was ordered; asking answers for them.
 UPDATE cdc_pusher.capture
-SET missed_seen = m.last_value
-FROM cdc_pusher.missed AS m
-WHERE only
-  AND missed_seen < m.last_value
-RETURNING m.last_value AS missed
+SET missed_seen = (SELECT last_value FROM cdc_pusher.missed WHERE is_called)
+WHERE singleton
+  AND missed_seen < (SELECT last_value FROM cdc_pusher.missed WHERE is_called)
+RETURNING missed_seen AS missed
 
 -- name: pulse
 -- One look at everything that can be outstanding: changes to capture, walks to go on with, EMPs with due messages or expired claims, and
@@ -80,7 +79,7 @@ RETURNING m.last_value AS missed
 SELECT
     EXISTS (SELECT FROM cdc_pusher.change) AS changes,
     EXISTS (SELECT FROM cdc_pusher.emp WHERE walk IS NOT NULL AND paused_at IS NULL AND name = ANY (%(emps)s)) AS walks,
-    (SELECT m.last_value > c.missed_seen FROM cdc_pusher.missed AS m, cdc_pusher.capture AS c) AS missed,
+    EXISTS (SELECT FROM cdc_pusher.missed AS m, cdc_pusher.capture AS c WHERE m.is_called AND m.last_value > c.missed_seen) AS missed,
     ARRAY(
         SELECT name
         FROM unnest(%(emps)s::text[]) AS e (name)

@@ -16,7 +16,7 @@ SELECT
           AND p.proname = %(name)s
     ) AS version,
     ARRAY(
-        SELECT t.tgname || ' ' || t.tgenabled
+        SELECT t.tgname || ' ' || t.tgenabled::text
         FROM pg_catalog.pg_trigger AS t
         JOIN pg_catalog.pg_proc AS p
             ON p.oid = t.tgfoid

@@ -19,7 +19,8 @@ DROP SEQUENCE cdc_pusher.asleep, cdc_pusher.missed;
 
 
 def upgrade() -> None:
-    op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
+    text = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+    op.get_bind().exec_driver_sql(text.replace("%", "%%"))  # psycopg would take a % for a parameter
 
 
 def downgrade() -> None:

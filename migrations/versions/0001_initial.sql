@@ -1,5 +1,5 @@
 CREATE SEQUENCE cdc_pusher.asleep START WITH 1 MINVALUE 1 MAXVALUE 2 CYCLE;
-CREATE SEQUENCE cdc_pusher.missed START WITH 1 MINVALUE 0;
+CREATE SEQUENCE cdc_pusher.missed START WITH 1 MINVALUE 1;
 CREATE TABLE cdc_pusher.attempt (
     sent_at TIMESTAMP WITH TIME ZONE NOT NULL,
     emp TEXT NOT NULL,
@@ -28,13 +28,13 @@ COMMENT ON COLUMN cdc_pusher.attempt.result_code IS 'Result code of the answer';
 COMMENT ON COLUMN cdc_pusher.attempt.error IS 'What came back, at most 500 printable characters';
 COMMENT ON COLUMN cdc_pusher.attempt.host IS 'The machine that sent it';
 CREATE TABLE cdc_pusher.capture (
-    "only" BOOLEAN DEFAULT true NOT NULL,
+    singleton BOOLEAN DEFAULT true NOT NULL,
     missed_seen BIGINT DEFAULT 1 NOT NULL,
-    CONSTRAINT capture_pkey PRIMARY KEY ("only"),
-    CONSTRAINT capture_one_row CHECK (only)
+    CONSTRAINT capture_pkey PRIMARY KEY (singleton),
+    CONSTRAINT capture_one_row CHECK (singleton)
 );
 COMMENT ON TABLE cdc_pusher.capture IS 'Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.';
-COMMENT ON COLUMN cdc_pusher.capture.only IS 'There is one row';
+COMMENT ON COLUMN cdc_pusher.capture.singleton IS 'There is one row';
 COMMENT ON COLUMN cdc_pusher.capture.missed_seen IS 'cdc_pusher.missed when the last sweep for it was ordered';
 CREATE TABLE cdc_pusher.change (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
