@@ -1,13 +1,15 @@
 """Change log → outbox: consume changes, read those stations as they are now, and write what each EMP should have.
 
-One transaction a batch. The lock on `cdc_pusher.capture` makes it the only one: the source is read after the changes were consumed and before
-anybody else can read it for the same station, so an older reading never overwrites a newer one. The source is read on another connection, so
-what fails in the operator's SQL rolls nothing of ours back but the batch. Never sends anything.
+One transaction a batch. The lock on `cdc_pusher.capture` makes it the only one: the source is read after the changes were consumed and
+before anybody else can read it for the same station, so an older reading never overwrites a newer one. The source is read on another
+connection, so what fails in the operator's SQL rolls nothing of ours back but the batch. Never sends anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import structlog
 
 from cdc_pusher import outbox, plan
 from cdc_pusher.config import Settings
@@ -16,6 +18,10 @@ from cdc_pusher.outbox import Change
 from cdc_pusher.plan import Receiver
 from cdc_pusher.reconcile import Occasion
 from cdc_pusher.source import Source
+
+log = structlog.get_logger(__name__)
+
+STATION_ID_LIMIT = 500  # characters; an index entry of Postgres holds 2,700 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,7 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
         changes = await outbox.consume(conn, limit)
         if any(change.station_id is None for change in changes):
             await outbox.order_walk(conn, emps, "sweep")
-        concerned = outbox.concerned((c for c in changes if c.station_id is not None), list(emps))
+        concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}
         written = await _bring_up_to_date(conn, source, emps, occasions)
     return Captured(changes=len(changes), emps=frozenset(written))
@@ -62,6 +68,13 @@ async def _bring_up_to_date(
     plans = [plan.make(emps[name], occasions[name], reading, entries[name], evses[name]) for name in names]
     await outbox.write(conn, plans)
     return [p.emp for p in plans if p.entries]
+
+
+def _storable(station_id: str) -> bool:
+    if len(station_id) <= STATION_ID_LIMIT:
+        return True
+    log.error("a station is left out: its id is too long", station_id=station_id[:STATION_ID_LIMIT], length=len(station_id))
+    return False
 
 
 def _occasions(changes: Iterable[Change], now: datetime) -> dict[str, Occasion]:

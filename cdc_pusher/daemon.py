@@ -1,11 +1,12 @@
 """The daemon: everything that runs, and what connects it.
 
     listener ──wake──▶ intake ──wake──▶ a lane for each EMP
-                        │  capture.batch, enqueue.page, the pulse
+    pulse ────wake──▶ intake and lanes
 
-`intake` is the one loop that fills the outbox: it captures until the change log is empty, puts in the next page of a walk, and when there is
-nothing at all says so to the triggers and sleeps until a NOTIFY, a lane or the poll (at most a second) wakes it. Every part has a connection of
-its own, which is made anew with a growing pause when it breaks; a part that fails in another way stops the daemon with its reason.
+`intake` is the one loop that fills the outbox: it captures until the change log is empty, puts in the next page of a walk, and when
+there is nothing at all says so to the triggers and sleeps. `pulse` looks once in a poll interval (at most a second) for anything that
+no wake-up told of. Every part has a connection of its own, which is made anew with a growing pause when it breaks; a part that fails in
+another way stops the daemon with its reason.
 """
 
 import asyncio
@@ -38,6 +39,8 @@ RECONNECT_BASE_S, RECONNECT_CAP_S = 0.2, 10.0
 MAPPING_RETRY_S = 5.0
 BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
 BUSY_POLL_S = 0.005
+IDLE_S = {"capture": 75}  # capture waits within its transaction for the operator's queries; nobody else waits for anything
+STOP_S = 9.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
 WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
 
 
@@ -64,7 +67,6 @@ class Daemon:
         self._receivers = capture.receivers(settings)
         self._asleep: bool | None = None
         self._wakes: list[float] = []
-        self._pulse_at = 0.0
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -79,14 +81,22 @@ class Daemon:
             stack.callback(scheduler.shutdown, wait=False)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._connected("capture", self._intake), name="intake")
-                    listener = group.create_task(self._connected("listen", self._listen), name="listen")
-                    for name, lane in self._lanes.items():
-                        group.create_task(self._connected(f"lane {name}", partial(lane.run, stop=self._stop)), name=f"lane {name}")
+                    parts: dict[str, Callable[[Connection], Awaitable[None]]] = {
+                        "capture": self._intake,
+                        "pulse": self._pulse,
+                        "listen": self._listen,
+                        **{f"lane {name}": partial(lane.run, stop=self._stop) for name, lane in self._lanes.items()},
+                    }
+                    tasks = {name: group.create_task(self._connected(name, part), name=name) for name, part in parts.items()}
                     await self._stop.wait()
-                    listener.cancel()
-            except* CdcPusherError as group_error:
-                raise group_error.exceptions[0] from None
+                    tasks["listen"].cancel()
+                    _, hanging = await asyncio.wait(tasks.values(), timeout=STOP_S)
+                    for task in hanging:
+                        task.cancel()
+            except* CdcPusherError as errors:
+                raise errors.exceptions[0] from None
+            except* psycopg.Error as errors:
+                raise CdcPusherError(f"the database said: {one_line(errors.exceptions[0])}") from errors
         log.info("stopped")
 
     def _begin_to_stop(self) -> None:
@@ -102,7 +112,7 @@ class Daemon:
         failures = 0
         while True:
             try:
-                async with await connect(self._settings.database.dsn, purpose) as conn:
+                async with await connect(self._settings.database.dsn, purpose, idle_in_transaction_s=IDLE_S.get(purpose, 20)) as conn:
                     if failures:
                         log.info("database connected again", part=purpose)
                     failures = 0
@@ -128,71 +138,67 @@ class Daemon:
     # ── intake ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _intake(self, conn: Connection) -> None:
-        async with await connect(self._settings.database.dsn, "source") as source_conn:
-            for emp, walk in (await enqueue.register(conn, self._settings)).items():
-                log.info("all stations are gone through", emp=emp, walk=walk)
-            source = await Source.open(source_conn, self._settings.source)
-            log.info("ready", emps=sorted(self._lanes))
-            notify_systemd("READY=1")
-            self._asleep = None
-            batches = 0
-            while not self._stop.is_set():
-                batches += 1
-                try:
-                    busy = await self._fill(conn, source, with_walk=batches % WALK_EVERY == 0)
-                except MappingError as error:
-                    log.error("the mapping fails, nothing is captured", error=str(error), retry_in_s=MAPPING_RETRY_S)
-                    await self._pause(MAPPING_RETRY_S)
-                    continue
-                await self._look_around(conn)
-                if not busy:
-                    await self._sleep(conn)
-            await enqueue.say_asleep(conn, False)
+        for emp, walk in (await enqueue.register(conn, self._settings)).items():
+            log.info("all stations are gone through", emp=emp, walk=walk)
+        while not self._stop.is_set():
+            try:
+                async with await connect(self._settings.database.dsn, "source") as source_conn:
+                    source = await Source.open(source_conn, self._settings.source)
+                    log.info("capturing", emps=sorted(self._lanes))
+                    notify_systemd("READY=1")
+                    await self._fill(conn, source)
+            except MappingError as error:
+                log.error("the mapping fails, nothing is captured", error=str(error), retry_in_s=MAPPING_RETRY_S)
+                await self._pause(MAPPING_RETRY_S)
 
-    async def _fill(self, conn: Connection, source: Source, *, with_walk: bool) -> bool:
-        """Capture one batch and, if the log is empty after it, go on with a walk. Returns whether there may be more to do."""
-        limit = self._settings.daemon.capture_batch
-        captured = await capture.batch(conn, source, self._receivers, limit)
-        for emp in captured.emps:
-            self._lanes[emp].wake.set()
-        if captured.changes == limit and not with_walk:
-            return True
-        walked = await enqueue.page(conn, source, list(self._lanes), self._settings.daemon.page_stations)
-        return captured.changes > 0 or walked is not None
-
-    async def _look_around(self, conn: Connection) -> None:
-        """Once in a poll interval: find what no wake-up told of."""
-        if time.monotonic() < self._pulse_at:
-            return
-        self._pulse_at = time.monotonic() + self._settings.daemon.poll_interval_s
-        found = await enqueue.pulse(conn, list(self._lanes))
-        for emp in found.due:
-            self._lanes[emp].wake.set()
-        if found.missed and (missed := await enqueue.answer_for_missed(conn, list(self._lanes))) is not None:
-            log.error("triggers could not record changes; all stations are gone through", missed=missed)
-            self._wake.set()
-        if found.changes or found.walks:
-            self._wake.set()
+    async def _fill(self, conn: Connection, source: Source) -> None:
+        """Capture what changed, go on with walks, sleep when there is nothing to do."""
+        limit, page = self._settings.daemon.capture_batch, self._settings.daemon.page_stations
+        self._asleep = None
+        batches = 0
+        while not self._stop.is_set():
+            batches += 1
+            captured = await capture.batch(conn, source, self._receivers, limit)
+            for emp in captured.emps:
+                self._lanes[emp].wake.set()
+            if captured.changes == limit and batches % WALK_EVERY:
+                continue
+            walked = await enqueue.page(conn, source, list(self._lanes), page)
+            if not captured.changes and walked is None:
+                await self._sleep(conn)
+        await enqueue.say_asleep(conn, False)
 
     async def _sleep(self, conn: Connection) -> None:
-        """Wait for something to do. The first time round only say that we sleep: what came before that was said is found by another look."""
+        """Wait for something to do. The first time only say that we sleep: what came before that was said is found by another look."""
         busy = self._is_busy()
         if self._asleep is not (not busy):
             await enqueue.say_asleep(conn, not busy)
             self._asleep = not busy
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BUSY_POLL_S if busy else max(0.0, self._pulse_at - time.monotonic())):
+            async with asyncio.timeout(BUSY_POLL_S if busy else None):
                 await self._wake.wait()
-                if not busy:
-                    self._wakes.append(time.monotonic())
         self._wake.clear()
+        if not busy:
+            self._wakes.append(time.monotonic())
 
     def _is_busy(self) -> bool:
         """Whether wake-ups come so thick that polling is cheaper for the CPO's writers. Once busy, it lasts a second."""
         since = time.monotonic() - 1.0
         self._wakes = [at for at in self._wakes if at > since]
         return len(self._wakes) > BUSY_WAKES_PER_S
+
+    async def _pulse(self, conn: Connection) -> None:
+        emps = list(self._lanes)
+        while not self._stop.is_set():
+            found = await enqueue.pulse(conn, emps)
+            for emp in found.due:
+                self._lanes[emp].wake.set()
+            if found.missed and (missed := await enqueue.answer_for_missed(conn, emps)) is not None:
+                log.error("triggers could not record changes; all stations are gone through", missed=missed)
+            if found.changes or found.walks or found.missed:
+                self._wake.set()
+            await self._pause(self._settings.daemon.poll_interval_s)
 
     # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,16 +12,11 @@ from cdc_pusher.errors import ConfigurationError, DatabaseUnavailable
 
 Connection = AsyncConnection[DictRow]
 
-CONNECT_TIMEOUT_S = 10
-LIMITS = {
-    "statement_timeout": "60s",
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "20s",
-    "timezone": "UTC",
-}
+CONNECT_TIMEOUT_S = 5
+LIMITS = {"statement_timeout": "60s", "lock_timeout": "5s", "timezone": "UTC"}
 
 
-async def connect(dsn: str, purpose: str) -> Connection:
+async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) -> Connection:
     """Open a connection in autocommit mode, READ COMMITTED in every transaction, named `cdc-pusher PURPOSE` in pg_stat_activity.
 
     Raises `DatabaseUnavailable` (try again later) or `ConfigurationError` (the DSN or the role is wrong).
@@ -40,7 +35,8 @@ async def connect(dsn: str, purpose: str) -> Connection:
     except psycopg.Error as error:
         raise DatabaseUnavailable(f"cannot connect to the database: {one_line(error)}") from error
     await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
-    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in LIMITS.items())
+    limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"}
+    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
     await conn.execute(f"SELECT {settings}".encode())
     return conn
 

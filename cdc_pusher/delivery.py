@@ -3,8 +3,9 @@
     bookkeeping   one transaction: record what was answered, claim what is due          (one connection, one at a time)
     requests      up to `concurrency` at once, each on a claim of its own, outside any transaction
 
-A claim is sent only while its lease is surely ours, by the monotonic clock, with time left for the whole request: a lane that wakes up after a
-pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. Lanes share nothing with each other.
+A claim is sent only while its lease is surely ours, by the monotonic clock, with time left for the whole request: a lane that wakes up
+after a pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. Lanes share nothing
+with each other.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Hears the triggers' NOTIFY and wakes the daemon; only ever a hint.
 
-The connection does nothing else. It is tested by a query when nothing was heard for a while, since a half-open socket stays silent for ever;
-after every connection the daemon is woken, for what was sent before was not heard.
+The connection does nothing else. It is tested by a query when nothing was heard for a while, since a half-open socket stays silent for
+ever; after every connection the daemon is woken, for what was sent before was not heard.
 """
 
 import asyncio

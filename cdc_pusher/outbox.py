@@ -1,8 +1,8 @@
 """The only module that runs SQL on our own tables while the daemon works (the queries stand in `sql/*.sql`).
 
-Functions take a connection inside a transaction that the caller opened, never commit and never do HTTP. Whoever writes rows of an EMP holds
-the lock of its `emp` row first (`lock_emps`, `lock_emp`): capture and lanes take turns, and no decision rests on a row that somebody else is
-changing. `capture` is locked before `emp`; nothing is locked the other way round.
+Functions take a connection inside a transaction that the caller opened, never commit and never do HTTP. Whoever writes rows of an EMP
+holds the lock of its `emp` row first (`lock_emps`, `lock_emp`): capture and lanes take turns, and no decision rests on a row that
+somebody else is changing. `capture` is locked before `emp`; nothing is locked the other way round.
 """
 
 import json

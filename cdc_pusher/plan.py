@@ -1,7 +1,7 @@
 """One batch of captured stations against one EMP's outbox: what to write. Pure.
 
-`reconcile` decides about single rows; here stands what ties rows together: an EVSE belongs to one station, a status follows its station, and
-an EVSE that the EMP has elsewhere must leave there first.
+`reconcile` decides about single rows; here stands what ties rows together: an EVSE belongs to one station, a status follows its
+station, and an EVSE that the EMP has elsewhere must leave there first.
 """
 
 from collections import defaultdict
@@ -15,6 +15,9 @@ from cdc_pusher.reconcile import FORGET, Decision, Entry, Occasion
 
 Reading = Mapping[str, Station | Held]
 """The stations of one batch as the source has them, by id; Held: the mapping returns nonsense for it. Missing: the station is gone."""
+
+
+EVSE_ID_LIMIT = 100  # characters; what is longer can never be valid, and must not reach an index
 
 
 class Evse(NamedTuple):
@@ -59,7 +62,7 @@ def listed_evses(found: Station | Held | None) -> frozenset[str]:
     """The EVSE ids that the source lists for a station."""
     if not isinstance(found, Station):
         return frozenset()
-    return frozenset(c.evse_id for c in found.connectors if isinstance(c.evse_id, str) and c.evse_id)
+    return frozenset(c.evse_id for c in found.connectors if isinstance(c.evse_id, str) and 0 < len(c.evse_id) <= EVSE_ID_LIMIT)
 
 
 def make(receiver: Receiver, occasions: Mapping[str, Occasion], reading: Reading, entries: Iterable[Entry], evses: Iterable[Evse]) -> Plan:
@@ -136,7 +139,8 @@ class _Batch:
         found = self.reading.get(station_id)
         if found is None or isinstance(found, Held):
             return found
-        self.statuses[station_id] = oioi.encode_statuses(found)
+        statuses = oioi.encode_statuses(found)
+        self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if len(evse_id) <= EVSE_ID_LIMIT}
         shared = sorted(evse_id for evse_id in listed_evses(found) if len(self.listing[evse_id]) > 1)
         if shared:
             return Held(reason="; ".join(self._shared(evse_id) for evse_id in shared[:5]))

@@ -89,7 +89,10 @@ def station(
     connectors_changed: Literal["hold", "send"],
     elsewhere: Set[str] = frozenset(),
 ) -> Decision:
-    """Decide about a station's row. `desired` None: the CPO no longer lists it. `elsewhere`: EVSE ids the EMP may have in another station."""
+    """Decide about a station's row. `desired` None: the CPO no longer lists it.
+
+    `elsewhere`: the EVSE ids of it that the EMP may have in another station.
+    """
     if row is None:
         if desired is None:
             return None

@@ -59,14 +59,14 @@ change = Table(
     Column(
         "resend",
         Text,
-        comment="NULL: send what differs; 'undelivered': try rejected messages again, too; 'statuses', 'everything': send even what the EMP has",
+        comment="NULL: send what differs; 'undelivered': and what was rejected; 'statuses', 'everything': even what the EMP has",
     ),
     _timestamp(
         "changed_at", "When the change was made (clock time within the CPO's transaction)", nullable=False, default="clock_timestamp()"
     ),
     PrimaryKeyConstraint("priority", "id"),
     CheckConstraint("resend IN ('undelivered', 'statuses', 'everything')", name="resend_is_known"),
-    comment="Stations to look at again. Triggers, full load, resync and sweep only ever insert; capture consumes. Empty when all is captured.",
+    comment="Stations to look at again. Triggers, full load, resync and sweep insert, capture consumes. Empty when all is captured.",
 )
 
 outbox = Table(
@@ -127,7 +127,8 @@ outbox = Table(
     CheckConstraint("state = 'held' OR payload IS NOT NULL", name="what_is_sent_has_a_payload"),
     CheckConstraint("delivered_gen <= desired_gen AND coalesce(sending_gen, 0) <= desired_gen", name="generations_are_in_order"),
     CheckConstraint(
-        "state <> 'delivered' OR (delivered_gen = desired_gen AND acknowledged IS NOT NULL AND NOT uncertain AND NOT again AND changed_at IS NULL)",
+        "state <> 'delivered' OR (delivered_gen = desired_gen AND acknowledged IS NOT NULL"
+        " AND NOT uncertain AND NOT again AND changed_at IS NULL)",
         name="delivered_means_acknowledged",
     ),
     CheckConstraint("state = 'delivered' OR changed_at IS NOT NULL", name="undelivered_has_an_age"),
@@ -197,7 +198,7 @@ emp = Table(
     CheckConstraint("walk_phase IN ('source', 'outbox')", name="walk_phase_is_known"),
     CheckConstraint("(walk IS NULL) = (walk_phase IS NULL)", name="a_walk_has_a_phase"),
     CheckConstraint("walk_resend IN ('undelivered', 'statuses', 'everything')", name="walk_resend_is_known"),
-    comment="Per EMP: its full load, and the walk through all stations that is under way. Its row lock orders all writers of the EMP's outbox.",
+    comment="Per EMP: its full load, and the walk through all stations that is under way. Its row lock orders the writers of its outbox.",
 )
 
 cpo = Table(

@@ -48,19 +48,17 @@ def status(found: Row, console: Console) -> None:
     """Progress, lag and problems."""
     if not found["emps"]:
         console.print("No EMP is served yet: cdc-pusher run begins the full load.")
-    columns = (
-        "emp",
-        "stations",
-        "stations_delivered",
-        "statuses",
-        "statuses_delivered",
-        "on_their_way",
-        "held",
-        "rejected",
-        "lag_s",
-        "walk",
-    )
-    console.print(table([{**row, "walk": _walk(row)} for row in found["emps"]], columns, "EMPs"))
+    rows = [
+        {
+            **row,
+            "stations": f"{row['stations_delivered']} of {row['stations']}",
+            "statuses": f"{row['statuses_delivered']} of {row['statuses']}",
+            "pending": row["on_their_way"],
+            "walk": _walk(row),
+        }
+        for row in found["emps"]
+    ]
+    console.print(table(rows, ("emp", "stations", "statuses", "pending", "held", "rejected", "lag_s", "walk"), "Delivered"))
     waiting = found["changes"]
     console.print(
         f"\n{waiting['changes']} changes wait to be captured"

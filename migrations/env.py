@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that `cdc_pusher.migrate` hands over, or for developers (`alembic …`) on one of the configuration."""
+"""Runs the migrations on the connection that `cdc_pusher.migrate` hands over; for `alembic …`, on one of the configuration."""
 
 import psycopg
 from alembic import context

@@ -46,12 +46,12 @@ CREATE TABLE cdc_pusher.change (
     CONSTRAINT change_pkey PRIMARY KEY (priority, id),
     CONSTRAINT change_resend_is_known CHECK (resend IN ('undelivered', 'statuses', 'everything'))
 );
-COMMENT ON TABLE cdc_pusher.change IS 'Stations to look at again. Triggers, full load, resync and sweep only ever insert; capture consumes. Empty when all is captured.';
+COMMENT ON TABLE cdc_pusher.change IS 'Stations to look at again. Triggers, full load, resync and sweep insert, capture consumes. Empty when all is captured.';
 COMMENT ON COLUMN cdc_pusher.change.id IS 'Order of arrival; given out before commit, so gaps mean nothing';
 COMMENT ON COLUMN cdc_pusher.change.priority IS '0 a live change, 10 full load or resync, 20 sweep; low goes first';
 COMMENT ON COLUMN cdc_pusher.change.station_id IS 'The station to look at again; NULL: any station may have changed (TRUNCATE)';
 COMMENT ON COLUMN cdc_pusher.change.emp IS 'The EMP to look at the station for; NULL: every EMP';
-COMMENT ON COLUMN cdc_pusher.change.resend IS 'NULL: send what differs; ''undelivered'': try rejected messages again, too; ''statuses'', ''everything'': send even what the EMP has';
+COMMENT ON COLUMN cdc_pusher.change.resend IS 'NULL: send what differs; ''undelivered'': and what was rejected; ''statuses'', ''everything'': even what the EMP has';
 COMMENT ON COLUMN cdc_pusher.change.changed_at IS 'When the change was made (clock time within the CPO''s transaction)';
 CREATE TABLE cdc_pusher.cpo (
     emp TEXT NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE cdc_pusher.emp (
     CONSTRAINT emp_a_walk_has_a_phase CHECK ((walk IS NULL) = (walk_phase IS NULL)),
     CONSTRAINT emp_walk_resend_is_known CHECK (walk_resend IN ('undelivered', 'statuses', 'everything'))
 );
-COMMENT ON TABLE cdc_pusher.emp IS 'Per EMP: its full load, and the walk through all stations that is under way. Its row lock orders all writers of the EMP''s outbox.';
+COMMENT ON TABLE cdc_pusher.emp IS 'Per EMP: its full load, and the walk through all stations that is under way. Its row lock orders the writers of its outbox.';
 COMMENT ON COLUMN cdc_pusher.emp.name IS 'The EMP, as named in the configuration';
 COMMENT ON COLUMN cdc_pusher.emp.first_seen_at IS 'When the EMP first stood in the configuration of a running daemon';
 COMMENT ON COLUMN cdc_pusher.emp.full_load_started_at IS 'When the full load began';
