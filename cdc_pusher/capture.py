@@ -67,7 +67,7 @@ async def _bring_up_to_date(
     entries = await outbox.entries(conn, names, stations, known)
     plans = [plan.make(emps[name], occasions[name], reading, entries[name], evses[name]) for name in names]
     await outbox.write(conn, plans)
-    return [p.emp for p in plans if p.entries]
+    return [p.emp for p in plans if p.insert or p.update]
 
 
 def _storable(station_id: str) -> bool:

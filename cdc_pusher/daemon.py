@@ -144,7 +144,7 @@ class Daemon:
             try:
                 async with await connect(self._settings.database.dsn, "source") as source_conn:
                     source = await Source.open(source_conn, self._settings.source)
-                    log.info("capturing", emps=sorted(self._lanes))
+                    log.info("ready", emps=sorted(self._lanes))
                     notify_systemd("READY=1")
                     await self._fill(conn, source)
             except MappingError as error:

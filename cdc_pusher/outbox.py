@@ -90,11 +90,12 @@ async def entries(conn: Connection, emps: Sequence[str], stations: Sequence[str]
 async def write(conn: Connection, plans: Iterable[Plan]) -> None:
     """Write what was decided."""
     plans = list(plans)
-    changed = [entry for plan in plans for entry in plan.entries]
-    if new := [_row(entry) for entry in changed if entry.desired_gen == 1]:
-        await conn.execute(_capture.insert_entries, {"rows": _json(new)})
-    if old := [_row(entry) for entry in changed if entry.desired_gen > 1]:
-        await conn.execute(_capture.update_entries, {"rows": _json(old)})
+    for query, rows in (
+        (_capture.insert_entries, [_row(entry) for plan in plans for entry in plan.insert]),
+        (_capture.update_entries, [_row(entry) for plan in plans for entry in plan.update]),
+    ):
+        if rows:
+            await conn.execute(query, {"rows": _json(rows)})
     if forget := [entry for plan in plans for entry in plan.forget]:
         columns = {"emp": [e.emp for e in forget], "kind": [e.kind for e in forget], "key": [e.key for e in forget]}
         await conn.execute(_capture.forget_entries, columns)

@@ -44,7 +44,8 @@ class Plan:
     """The rows to write for one EMP, and the stations to look at again because a change here concerns them."""
 
     emp: str
-    entries: list[Entry] = field(default_factory=list)
+    insert: list[Entry] = field(default_factory=list)
+    update: list[Entry] = field(default_factory=list)
     forget: list[Entry] = field(default_factory=list)
     listed: list[tuple[str, str]] = field(default_factory=list)
     unlisted: list[tuple[str, str]] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Plan:
             if row is not None:
                 self.forget.append(row)
         elif decision is not None:
-            self.entries.append(decision)
+            (self.insert if row is None else self.update).append(decision)
 
 
 def listed_evses(found: Station | Held | None) -> frozenset[str]:

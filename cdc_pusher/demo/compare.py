@@ -92,11 +92,10 @@ class Committed:
     at: float
 
 
-def latencies_s(changes: Sequence[Committed], ledger: Iterable[Mapping[str, Any]]) -> tuple[list[float], int]:
-    """Seconds from each commit until the EMP received that status or a later one of the EVSE, sorted; and how many it never received.
+def latencies_s(changes: Iterable[Committed], ledger: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Seconds from each commit until the EMP received that status or a later one of the EVSE, sorted.
 
-    Several changes that the EMP was told with one message all wait for that one: this is how old its knowledge got, not how fast a
-    message goes.
+    A change that was taken back before it could be sent, and so never had to be, has none.
     """
     received: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for entry in ledger:
@@ -105,8 +104,8 @@ def latencies_s(changes: Sequence[Committed], ledger: Iterable[Mapping[str, Any]
     made: dict[str, list[Committed]] = defaultdict(list)
     for change in changes:
         made[change.evse_id].append(change)
-    waits = [_wait(of_evse[index:], received[evse_id]) for evse_id, of_evse in made.items() for index in range(len(of_evse))]
-    return sorted(wait for wait in waits if wait is not None), waits.count(None)
+    waits = (_wait(of_evse[index:], received[evse_id]) for evse_id, of_evse in made.items() for index in range(len(of_evse)))
+    return sorted(wait for wait in waits if wait is not None)
 
 
 def _wait(changes: Sequence[Committed], received: Iterable[tuple[float, str]]) -> float | None:

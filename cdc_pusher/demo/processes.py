@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -86,16 +86,40 @@ class Process:
 @asynccontextmanager
 async def running(directory: Path, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
     """`cdc-pusher ARGUMENTS` as a process of its own while the context is open; it logs to `NAME.log` in the directory."""
-    spawning = asyncio.ensure_future(_spawn(directory / f"{name}.log", arguments, {**_own_environment(os.environ), **(env or {})}))
+    environment = {**_without_surroundings(os.environ), **(env or {})}
+    spawning = asyncio.create_task(_spawn(directory / f"{name}.log", arguments, environment), name=f"start the {name}")
     try:
-        await asyncio.shield(spawning)
+        yield Process(name, await asyncio.shield(spawning))
     finally:
-        # Ctrl-C in this moment must not lose a process that is being made.
-        process = Process(name, await spawning)
-    try:
-        yield process
-    finally:
-        await process.stop()
+        # Also when Ctrl-C came while it was being made.
+        await Process(name, await spawning).stop()
 
 
+async def _spawn(log: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    with log.open("ab") as stderr:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-c", _GUARD, sys.executable, "-m", "cdc_pusher", *arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+            env=environment,
+        )
 
+
+def last_words(directory: Path) -> str:
+    """The last lines of every log there, each under its name."""
+    told = []
+    for log in sorted(directory.glob("*.log")):
+        if lines := log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]:
+            told.append("\n".join([f"The {log.stem} said at last:", *(f"  {line}" for line in lines)]))
+    return "\n".join(told)
+
+
+def _without_surroundings(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what it says to a `cdc-pusher` or to libpq.
+
+    >>> _without_surroundings({"HOME": "/root", "PGHOST": "production", "CDC_PUSHER_DATABASE__DSN": "…", "NOTIFY_SOCKET": "@x"})
+    {'HOME': '/root'}
+    """
+    return {name: value for name, value in environ.items() if not name.startswith(_FOREIGN) and name not in _FOREIGN_NAMES}

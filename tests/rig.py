@@ -1,0 +1,232 @@
+"""A CPO's database, sandbox EMPs and the real daemon as a process, for the tests that break them.
+
+Nothing here knows what is right; it starts, stops, asks and waits. The sandboxes live in the test's event loop, so no test may block it.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from cdc_pusher import migrate, triggers
+from cdc_pusher.config import SourceSettings
+from cdc_pusher.sandbox import Sandbox
+
+Row = dict[str, Any]
+
+REFERENCE_SCHEMA = Path(__file__).parent.parent / "examples" / "reference_schema.sql"
+KEY = "a-key-that-nobody-may-ever-see"
+CPOS = {"8ps": "DE*8PS"}
+PATIENCE_S = 20.0
+
+STATION = """
+INSERT INTO station (id, name, latitude, longitude, street, street_number, city, zip, country, phone, cpo)
+SELECT id, 'v0', 52.5 + random() / 100, 13.4, 'Hauptstrasse', '1a', 'Berlin', '10243', 'DE', '+49 30 1', '8ps'
+FROM unnest(%(ids)s::text[]) AS s (id)
+"""
+CONNECTOR = """
+INSERT INTO connector (station_id, evse_id, type, speed_kw, status)
+SELECT station_id, evse_id, 'Type2', 22, 'Available'
+FROM unnest(%(stations)s::text[], %(evses)s::text[]) AS c (station_id, evse_id)
+"""
+# One snapshot in which nothing is left to do that the daemon could do by itself.
+UNFINISHED = """
+SELECT
+    (SELECT count(*) FROM cdc_pusher.emp WHERE walk IS NOT NULL)
+        + (SELECT count(*) FROM cdc_pusher.change)
+        + (
+            SELECT count(*)
+            FROM cdc_pusher.outbox
+            WHERE state = 'in_flight'
+               OR (state = 'pending' AND next_attempt_at IS NOT NULL
+                   AND coalesce(reason, '') NOT LIKE 'waits until the EMP has let go of%%')
+        )
+        + (SELECT count(*) FROM cdc_pusher.missed AS m, cdc_pusher.capture AS c WHERE m.is_called AND m.last_value > c.missed_seen)
+    AS unfinished
+"""
+
+
+async def until(condition: Callable[[], Awaitable[object] | object], what: str, timeout_s: float = PATIENCE_S) -> float:
+    """Return the seconds it took for the condition to hold; fail with `what` after the time-out."""
+    began = time.monotonic()
+    while True:
+        held = condition()
+        if isinstance(held, Awaitable):
+            held = await held
+        if held:
+            return time.monotonic() - began
+        assert time.monotonic() - began < timeout_s, f"did not come to hold in {timeout_s:g} s: {what}"
+        await asyncio.sleep(0.02)  # the interval of a poll, not a wait
+
+
+class Daemon:
+    """One `cdc-pusher run` as a process; what it says goes to a file."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self.log = log
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cdc_pusher", "run", "--config", str(config)], stdin=subprocess.DEVNULL, stderr=stderr
+            )
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    async def ready(self) -> None:
+        """Wait until it works; it has to be the only daemon that writes to its log."""
+        await until(lambda: '"event": "ready"' in self.said or self.exit_code is not None, "the daemon is ready")
+        assert self.exit_code is None, self.said
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """End it as systemd does; it must exit with 0. Returns the seconds it took."""
+        began = time.monotonic()
+        self._process.send_signal(number)
+        await asyncio.to_thread(self._process.wait, 30)
+        assert self.exit_code == 0, self.said
+        return time.monotonic() - began
+
+
+class Rig:
+    """One database with the reference schema, migrated and watched, and the daemons and EMPs around it."""
+
+    def __init__(self, dsn: str, directory: Path, conn: psycopg.AsyncConnection[Row]) -> None:
+        self.dsn = dsn
+        self.directory = directory
+        self.config = directory / "config.toml"
+        self._conn = conn
+        self._emps: dict[str, Row] = {}
+        self._daemons: list[Daemon] = []
+
+    def add_emp(self, name: str, sandbox: Sandbox, **options: object) -> None:
+        """Put an EMP into the configuration; daemons that start from now on serve it."""
+        key_file = self.directory / f"{name}.key"
+        key_file.write_text(sandbox.settings.api_key + "\n")
+        self._emps[name] = {
+            "url": sandbox.url,
+            "partner_identifier": sandbox.settings.partner_identifier,
+            "api_key_file": str(key_file),
+            "request_timeout_s": 1.0,
+            "retry_base_s": 0.1,
+            "retry_cap_s": 0.5,
+            **options,
+        }
+        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}"]
+        for emp, settings in self._emps.items():
+            lines += [f"[emp.{emp}]", *(f"{field} = {json.dumps(value)}" for field, value in settings.items())]
+            lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in CPOS.items())]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def daemon(self) -> Daemon:
+        """Start another daemon."""
+        daemon = Daemon(self.config, self.directory / f"daemon-{len(self._daemons)}.log")
+        self._daemons.append(daemon)
+        return daemon
+
+    async def ready_daemon(self) -> Daemon:
+        daemon = self.daemon()
+        await daemon.ready()
+        return daemon
+
+    async def command(self, *arguments: str) -> str:
+        """Run a command of ours to its end, which must be a good one; returns what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cdc_pusher", *arguments, "--config", str(self.config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    async def sql(self, query: str, **parameters: object) -> list[Row]:
+        """Run one statement, committed at once."""
+        cursor = await self._conn.execute(query.encode(), parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def value(self, query: str, **parameters: object) -> Any:
+        return next(iter((await self.sql(query, **parameters))[0].values()))
+
+    async def build(self, *stations: str, evses: int = 1) -> None:
+        """Insert stations, each with EVSEs that are numbered from 1 (`evse_id`)."""
+        pairs = [(station, evse_id(station, n)) for station in stations for n in range(1, evses + 1)]
+        async with self._conn.transaction():
+            await self.sql(STATION, ids=list(stations))
+            await self.sql(CONNECTOR, stations=[s for s, _ in pairs], evses=[e for _, e in pairs])
+
+    async def set_status(self, station: str, status: str, n: int = 1) -> None:
+        await self.sql("UPDATE connector SET status = %(status)s WHERE evse_id = %(evse)s", status=status, evse=evse_id(station, n))
+
+    async def quiet(self, timeout_s: float = 60.0) -> float:
+        """Wait until nothing is left to do; what is in the way is told on failure. Returns the seconds."""
+        try:
+            return await until(self._is_quiet, "everything is quiet", timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self.dump()}") from None
+
+    async def _is_quiet(self) -> bool:
+        assert any(d.exit_code is None for d in self._daemons), f"no daemon runs\n{await self.dump()}"
+        return bool(await self.value(UNFINISHED) == 0)
+
+    async def dump(self, *keys: str) -> str:
+        """What the database knows of the trouble (or of these stations and EVSEs), and the end of what the daemons said."""
+        wanted = "TRUE" if not keys else "key = ANY (%(keys)s) OR station_id = ANY (%(keys)s)"
+        parts = [
+            *await self.sql(f"SELECT * FROM cdc_pusher.outbox_problems WHERE {wanted} LIMIT 20", keys=list(keys)),
+            *await self.sql("SELECT count(*) AS changes FROM cdc_pusher.change"),
+            *await self.sql("SELECT name, walk, walk_phase, walk_cursor FROM cdc_pusher.emp"),
+        ]
+        if keys:
+            parts += await self.sql(f"SELECT * FROM cdc_pusher.outbox WHERE {wanted}", keys=list(keys))
+            parts += await self.sql("SELECT * FROM cdc_pusher.evse WHERE evse_id = ANY (%(keys)s) OR station_id = ANY (%(keys)s)", keys=list(keys))
+            parts += await self.sql("SELECT * FROM cdc_pusher.attempt WHERE key = ANY (%(keys)s) ORDER BY sent_at DESC LIMIT 30", keys=list(keys))
+        said = [f"{d.log.name} ({d.exit_code}): {line}" for d in self._daemons[-2:] for line in d.said.splitlines()[-8:]]
+        return "\n".join([*map(str, parts), *said])
+
+    async def close(self) -> None:
+        for daemon in self._daemons:
+            if daemon.exit_code is None:
+                await daemon.kill()
+
+    @property
+    def said(self) -> str:
+        """Everything that any daemon said."""
+        return "".join(d.said for d in self._daemons)
+
+
+def evse_id(station: str, n: int = 1) -> str:
+    return f"DE*8PS*E{station.upper()}*{n}"
+
+
+@asynccontextmanager
+async def rig(dsn: str, directory: Path) -> AsyncIterator[Rig]:
+    """The CPO's empty tables, with our schema and triggers; daemons that still run at the end are killed."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as conn:
+        await conn.execute(REFERENCE_SCHEMA.read_bytes())
+        await asyncio.to_thread(migrate.to, dsn)
+        await triggers.attach(conn, SourceSettings().watch)
+        made = Rig(dsn, directory, conn)
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                await made.close()
