@@ -15,7 +15,8 @@ from cdc_pusher.config import EmpSettings
 from cdc_pusher.model import Answer, Failure, Kind, Payload
 
 ANSWER_LIMIT = 64 * 1024  # bytes
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+# Not httpx.ConnectTimeout: httpx-aiohttp calls it so, too, when the server cuts a connection on which the request was sent.
+_NEVER_SENT = (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class EmpClient:

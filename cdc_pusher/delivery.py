@@ -146,7 +146,7 @@ class Lane:
                 return Result(
                     outcome="retry",
                     delay_s=self._delay_s(verdict, claim),
-                    counts=verdict.counts,
+                    counts=int(verdict.counts),
                     uncertain=verdict.uncertain,
                     error=reason,
                     **common,

@@ -59,7 +59,7 @@ def retry_after(value: str | None, *, now: datetime) -> float | None:
         return min(float(value[:9]), RETRY_AFTER_CAP_S)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a zone or a year beyond any clock
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return min(max((at - now).total_seconds(), 0.0), RETRY_AFTER_CAP_S)

@@ -161,7 +161,7 @@ async def _columns(conn: Connection, name: str, query: str) -> dict[str, sql.SQL
         cursor = await conn.execute(probe, {})
         described = [(column.name, column.type_code) for column in cursor.description or ()]
         types = await conn.execute(
-            "SELECT format_type(oid, NULL) AS type FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, n) ORDER BY n",
+            "SELECT format_type(oid, -1) AS type FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, n) ORDER BY n",
             [[o for _, o in described]],
         )
         rows = await types.fetchall()

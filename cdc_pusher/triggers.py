@@ -14,6 +14,7 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,7 +112,7 @@ def wanted(watch: Watch) -> Attachment:
 
 def _affected(row: str, table: str, station: str) -> sql.Composed:
     """`FROM` that yields the ids of the stations that one row concerns; its columns can be named as in a query on the table."""
-    lateral = station if station.lstrip("( \n").lower().startswith("select") else f"SELECT ({station})"
+    lateral = station if re.match(r"[(\s]*select\b", station, re.IGNORECASE) else f"SELECT ({station})"
     alias = sql.Identifier(table.strip('"'))
     return sql.SQL("FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL ({}) AS a (station_id)").format(
         sql.SQL(row),  # NEW or OLD

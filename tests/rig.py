@@ -4,7 +4,6 @@ Nothing here knows what is right; it starts, stops, asks and waits. The sandboxe
 """
 
 import asyncio
-import contextlib
 import json
 import signal
 import subprocess
@@ -39,20 +38,42 @@ INSERT INTO connector (station_id, evse_id, type, speed_kw, status)
 SELECT station_id, evse_id, 'Type2', 22, 'Available'
 FROM unnest(%(stations)s::text[], %(evses)s::text[]) AS c (station_id, evse_id)
 """
-# One snapshot in which nothing is left to do that the daemon could do by itself.
+# What the daemon can still do by itself, in one snapshot; a station whose EVSE is stuck in another one waits for people.
 UNFINISHED = """
 SELECT
     (SELECT count(*) FROM cdc_pusher.emp WHERE walk IS NOT NULL)
         + (SELECT count(*) FROM cdc_pusher.change)
         + (
             SELECT count(*)
-            FROM cdc_pusher.outbox
+            FROM cdc_pusher.outbox AS o
             WHERE state = 'in_flight'
-               OR (state = 'pending' AND next_attempt_at IS NOT NULL
-                   AND coalesce(reason, '') NOT LIKE 'waits until the EMP has let go of%%')
+               OR (state = 'pending' AND next_attempt_at IS NOT NULL AND (kind = 'status' OR NOT EXISTS (
+                   SELECT
+                   FROM cdc_pusher.evse AS other
+                   WHERE other.emp = o.emp
+                     AND other.station_id <> o.key
+                     AND other.at_emp <> 'no'
+                     AND o.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', other.evse_id))
+               )))
         )
         + (SELECT count(*) FROM cdc_pusher.missed AS m, cdc_pusher.capture AS c WHERE m.is_called AND m.last_value > c.missed_seen)
     AS unfinished
+"""
+OF_KEYS_OUTBOX = """
+SELECT kind, key, station_id, state, reason, desired_gen, delivered_gen, uncertain, again, attempts, next_attempt_at::text,
+    payload - 'address' - 'contact' AS payload, acknowledged IS NOT DISTINCT FROM payload AS same
+FROM cdc_pusher.outbox
+WHERE key = ANY (%(keys)s) OR station_id = ANY (%(keys)s)
+"""
+OF_KEYS_EVSES = (
+    "SELECT evse_id, station_id, listed, at_emp FROM cdc_pusher.evse WHERE evse_id = ANY (%(keys)s) OR station_id = ANY (%(keys)s)"
+)
+OF_KEYS_ATTEMPTS = """
+SELECT sent_at::text, key, gen, outcome, http_status, error
+FROM cdc_pusher.attempt
+WHERE key = ANY (%(keys)s)
+ORDER BY sent_at DESC
+LIMIT 30
 """
 
 
@@ -98,11 +119,11 @@ class Daemon:
         await asyncio.to_thread(self._process.wait)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """End it as systemd does; it must exit with 0. Returns the seconds it took."""
+        """End it as systemd does; it must exit with 0 unless it was still on its way up. Returns the seconds it took."""
         began = time.monotonic()
         self._process.send_signal(number)
         await asyncio.to_thread(self._process.wait, 30)
-        assert self.exit_code == 0, self.said
+        assert self.exit_code == 0 or (self.exit_code == -number and "ready" not in self.said), self.said
         return time.monotonic() - began
 
 
@@ -116,6 +137,7 @@ class Rig:
         self._conn = conn
         self._emps: dict[str, Row] = {}
         self._daemons: list[Daemon] = []
+        self.page_stations = 200
 
     def add_emp(self, name: str, sandbox: Sandbox, **options: object) -> None:
         """Put an EMP into the configuration; daemons that start from now on serve it."""
@@ -130,7 +152,7 @@ class Rig:
             "retry_cap_s": 0.5,
             **options,
         }
-        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}"]
+        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[daemon]", f"page_stations = {self.page_stations}"]
         for emp, settings in self._emps.items():
             lines += [f"[emp.{emp}]", *(f"{field} = {json.dumps(value)}" for field, value in settings.items())]
             lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in CPOS.items())]
@@ -166,12 +188,14 @@ class Rig:
     async def value(self, query: str, **parameters: object) -> Any:
         return next(iter((await self.sql(query, **parameters))[0].values()))
 
-    async def build(self, *stations: str, evses: int = 1) -> None:
-        """Insert stations, each with EVSEs that are numbered from 1 (`evse_id`)."""
+    async def build(self, *stations: str, evses: int = 1, noticed: bool = True) -> None:
+        """Insert stations, each with EVSEs that are numbered from 1 (`evse_id`); if not `noticed`, as if before there were triggers."""
         pairs = [(station, evse_id(station, n)) for station in stations for n in range(1, evses + 1)]
         async with self._conn.transaction():
             await self.sql(STATION, ids=list(stations))
             await self.sql(CONNECTOR, stations=[s for s, _ in pairs], evses=[e for _, e in pairs])
+            if not noticed:
+                await self.sql("DELETE FROM cdc_pusher.change")
 
     async def set_status(self, station: str, status: str, n: int = 1) -> None:
         await self.sql("UPDATE connector SET status = %(status)s WHERE evse_id = %(evse)s", status=status, evse=evse_id(station, n))
@@ -196,13 +220,19 @@ class Rig:
             *await self.sql("SELECT name, walk, walk_phase, walk_cursor FROM cdc_pusher.emp"),
         ]
         if keys:
-            parts += await self.sql(f"SELECT * FROM cdc_pusher.outbox WHERE {wanted}", keys=list(keys))
-            parts += await self.sql("SELECT * FROM cdc_pusher.evse WHERE evse_id = ANY (%(keys)s) OR station_id = ANY (%(keys)s)", keys=list(keys))
-            parts += await self.sql("SELECT * FROM cdc_pusher.attempt WHERE key = ANY (%(keys)s) ORDER BY sent_at DESC LIMIT 30", keys=list(keys))
+            parts += await self.sql(OF_KEYS_OUTBOX, keys=list(keys))
+            parts += await self.sql(OF_KEYS_EVSES, keys=list(keys))
+            parts += await self.sql(OF_KEYS_ATTEMPTS, keys=list(keys))
         said = [f"{d.log.name} ({d.exit_code}): {line}" for d in self._daemons[-2:] for line in d.said.splitlines()[-8:]]
-        return "\n".join([*map(str, parts), *said])
+        return "\n".join([*(", ".join(f"{k}={v}" for k, v in part.items() if v is not None) for part in parts), *said])
+
+    async def connect_again(self) -> None:
+        """After the database went away."""
+        await self._conn.close()
+        self._conn = await connected(self.dsn)
 
     async def close(self) -> None:
+        await self._conn.close()
         for daemon in self._daemons:
             if daemon.exit_code is None:
                 await daemon.kill()
@@ -213,6 +243,10 @@ class Rig:
         return "".join(d.said for d in self._daemons)
 
 
+async def connected(dsn: str) -> psycopg.AsyncConnection[Row]:
+    return await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row)
+
+
 def evse_id(station: str, n: int = 1) -> str:
     return f"DE*8PS*E{station.upper()}*{n}"
 
@@ -220,13 +254,12 @@ def evse_id(station: str, n: int = 1) -> str:
 @asynccontextmanager
 async def rig(dsn: str, directory: Path) -> AsyncIterator[Rig]:
     """The CPO's empty tables, with our schema and triggers; daemons that still run at the end are killed."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as conn:
+    conn = await connected(dsn)
+    made = Rig(dsn, directory, conn)
+    try:
         await conn.execute(REFERENCE_SCHEMA.read_bytes())
         await asyncio.to_thread(migrate.to, dsn)
         await triggers.attach(conn, SourceSettings().watch)
-        made = Rig(dsn, directory, conn)
-        try:
-            yield made
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                await made.close()
+        yield made
+    finally:
+        await made.close()

@@ -3,7 +3,8 @@
     fleet       generates a CPO's stations        stage      what it plays on        processes  that end with the demo
     traffic     what the CPO does to its tables   play       the acts                compare    the oracle, and latencies
 
-It leaves nothing running and nothing behind: not after Ctrl-C, SIGTERM or a hangup, and not after `kill -9` either.
+It leaves nothing running and nothing behind: not after Ctrl-C, SIGTERM or a hangup, and once Postgres runs
+not after `kill -9` either.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from cdc_pusher.demo import traffic
 from cdc_pusher.demo.fleet import CPOS, Fleet, generate
 from cdc_pusher.demo.play import Play
 from cdc_pusher.demo.processes import last_words
-from cdc_pusher.demo.stage import postgres, stage
+from cdc_pusher.demo.stage import postgres, set_stage
 from cdc_pusher.errors import CdcPusherError
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -52,7 +53,7 @@ async def _perform(fleet: Fleet, seed: int) -> int:
     console.print(f"cdc-pusher demo: {title}", soft_wrap=True, highlight=False)
     async with postgres() as (directory, dsn):
         try:
-            async with stage(directory, dsn, CPOS) as scene:
+            async with set_stage(directory, dsn, CPOS) as scene:
                 await traffic.create_tables(scene.conn)
                 await traffic.build(scene.conn, fleet.stations)
                 await scene.migrate()

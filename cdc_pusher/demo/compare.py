@@ -1,6 +1,6 @@
-"""What the EMP holds against what the CPO's database holds, and how long the EMP had to wait; pure but for `expected`.
+"""What the EMP holds against what the CPO's database holds, what it was told twice, how long it had to wait; pure but for `expected`.
 
-The oracle of the demo: it reads the CPO's tables with SQL of its own (`sql/demo.sql`) and knows neither the daemon's tables nor its encoder.
+The oracle of the demo: it reads the CPO's tables with SQL of its own (`sql/demo.sql`), and knows neither our tables nor our encoder.
 """
 
 from collections import defaultdict
@@ -38,9 +38,10 @@ def differences(should: Holding, holds: Holding) -> list[str]:
     >>> should = {"s1": {"station": {"name": "A", "deleted": False}, "statuses": {"E1": "Available"}}}
     >>> differences(should, should), differences(should, {})
     ([], ['station s1: should be there, the EMP has nothing'])
-    >>> differences(should, {"s1": {"station": {"name": "B", "deleted": False}, "statuses": {"E2": "Offline"}}})  # doctest: +NORMALIZE_WHITESPACE
-    ["station s1: name should be 'A', the EMP has 'B'", "status E1: should be 'Available', the EMP has nothing",
-     "status E2: should be nothing, the EMP has 'Offline'"]
+    >>> for one in differences(should, {"s1": {"station": {"name": "B", "deleted": False}, "statuses": {"E2": "Offline"}}}): print(one)
+    station s1: name should be 'A', the EMP has 'B'
+    status E1: should be 'Available', the EMP has nothing
+    status E2: should be nothing, the EMP has 'Offline'
     >>> differences({}, should), differences({}, {"s1": {"station": {"deleted": True}, "statuses": {}}})
     (['station s1: should be deleted, the EMP has it'], [])
     """
@@ -80,6 +81,23 @@ def _flat(station: Mapping[str, Any]) -> dict[str, Any]:
         else:
             fields[name] = value
     return fields
+
+
+def repeats(ledger: Iterable[Mapping[str, Any]]) -> int:
+    """How many messages told the EMP what the message before it about the same station or EVSE had told.
+
+    >>> story = ((True, "a"), (True, "a"), (False, "b"), (True, "a"), (True, "c"))
+    >>> repeats({"applied": applied, "kind": "status", "key": "E1", "payload": said} for applied, said in story)
+    2
+    """
+    told: dict[tuple[str, str], Any] = {}
+    count = 0
+    for entry in ledger:
+        if entry["applied"]:
+            entity = entry["kind"], entry["key"]
+            count += told.get(entity) == entry["payload"]
+            told[entity] = entry["payload"]
+    return count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

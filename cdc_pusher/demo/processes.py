@@ -16,6 +16,7 @@ from pathlib import Path
 from cdc_pusher.errors import CdcPusherError
 
 LOG_LINES = 20
+_START_S = 30.0
 _STOP_S = 12.0  # the daemon promises to stop within 10
 _FOREIGN = ("CDC_PUSHER_", "PG")  # of the environment: they would send the daemon to another database
 _FOREIGN_NAMES = ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET")
@@ -47,9 +48,11 @@ class Process:
     async def first_line(self) -> str:
         """The first line on its standard output. Raises `CdcPusherError` if there is none."""
         assert self._guard.stdout is not None
-        line = await self._guard.stdout.readline()
+        line = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_S):
+                line = await self._guard.stdout.readline()
         if not line:
-            await self._guard.wait()
             raise CdcPusherError(f"the {self.name} did not start")
         return line.decode()
 

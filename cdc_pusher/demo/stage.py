@@ -22,10 +22,10 @@ from cdc_pusher.sql import queries
 _sql = queries("demo")
 
 EMP = "sandbox"
-REQUEST_TIMEOUT_S = 2  # short, so that the claims of a killed daemon run out soon
-RETRY_CAP_S = 1
+REQUEST_TIMEOUT_S = 2.0  # short, so that the claims of a killed daemon run out soon
+RETRY_CAP_S = 1.0
 CONCURRENCY = 16
-_INSPECTION_TIMEOUT_S = 30
+_INSPECTION_TIMEOUT_S = 30.0
 
 
 class Emp:
@@ -92,7 +92,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(directory: Path, dsn: str, cpos: Mapping[str, str]) -> AsyncIterator[Stage]:
+async def set_stage(directory: Path, dsn: str, cpos: Mapping[str, str]) -> AsyncIterator[Stage]:
     """Start the sandbox, connect to it and to the database, and write the configuration of a daemon between them."""
     async with AsyncExitStack() as stack:
         key = secrets.token_urlsafe(24)

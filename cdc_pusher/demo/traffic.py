@@ -66,7 +66,9 @@ async def edit(conn: Connection, station_id: str) -> None:
 
 async def delete(conn: Connection, station_id: str) -> None:
     """Take a station down."""
-    await conn.execute(_sql.delete_station, {"id": station_id})
+    async with conn.transaction():
+        await conn.execute(_sql.lock_connectors, {"id": station_id})
+        await conn.execute(_sql.delete_station, {"id": station_id})
 
 
 async def burst(conn: Connection, number: int) -> int:

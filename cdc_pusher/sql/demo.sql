@@ -65,11 +65,19 @@ SET status = %(status)s,
 WHERE id = %(id)s
 
 -- name: burst
--- A back end that comes up again reports two of five connectors at once.
-UPDATE public.connector
-SET status = (ARRAY['Available', 'Occupied', 'Offline'])[1 + (id + %(round)s)::integer %% 3],
+-- A back end that comes up again reports two of five connectors at once; locked in order, since drivers may be at some of them.
+WITH reported AS MATERIALIZED (
+    SELECT id
+    FROM public.connector
+    WHERE id %% 5 < 2
+    ORDER BY id
+    FOR UPDATE
+)
+UPDATE public.connector AS c
+SET status = (ARRAY['Available', 'Occupied', 'Offline'])[1 + (c.id + %(round)s)::integer %% 3],
     updated_at = now()
-WHERE id %% 5 < 2
+FROM reported
+WHERE c.id = reported.id
 
 -- name: edit_station
 -- The operator renames a station and gives it another phone.
@@ -78,6 +86,14 @@ SET name = name || ' (P2)',
     phone = '+800 1234 5678',
     updated_at = now()
 WHERE id = %(id)s
+
+-- name: lock_connectors
+-- The connectors of one station, in the order in which drivers lock them, so that taking them down cannot deadlock.
+SELECT id
+FROM public.connector
+WHERE station_id = %(id)s
+ORDER BY id
+FOR UPDATE
 
 -- name: delete_station
 -- A station is taken down, with its connectors.
