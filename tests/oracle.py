@@ -188,3 +188,30 @@ def went_back_statuses(sandbox: Sandbox, history: Sequence[Row], committed_after
             yield f"'{evse}' was sent as {value} (request {entry['seq']}) when that was not the last word any more, or not yet"
         else:
             at[evse] = place
+
+
+def refusals(sandbox: Sandbox, *, connectors_may_change: bool) -> Iterator[str]:
+    """Messages that the EMP refused and that should never have been sent.
+
+    An EMP that lets connectors change may refuse the status (181) of an EVSE that is leaving a station just then. One that does not may
+    refuse the station (200) whose first message had an unknown outcome.
+    """
+    wandering = _wandering(sandbox) if connectors_may_change else set()
+    for entry in sandbox.ledger:
+        code = entry["outcome"].partition("refused:")[2]
+        is_excused = entry["key"] in wandering if code == "181" else code == "200" and not connectors_may_change
+        if code and not is_excused:
+            yield f"{entry['outcome']} {entry['kind']} '{entry['key']}' (request {entry['seq']})"
+
+
+def _wandering(sandbox: Sandbox) -> set[str]:
+    """EVSEs that were sent in more than one station, or left out of the one they had been in."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    left: set[str] = set()
+    for entry in sandbox.ledger:
+        if entry["kind"] == "station" and entry["key"] is not None and not entry["payload"]["deleted"]:
+            now = _evses(entry["payload"])
+            left |= {evse for evse, at in homes.items() if entry["key"] in at and evse not in now}
+            for evse in now:
+                homes[evse].add(entry["key"])
+    return left | {evse for evse, at in homes.items() if len(at) > 1}

@@ -122,7 +122,6 @@ async def verdict(rigged: Rig, sandbox: Sandbox, workload: Workload, *, connecto
     reasons = oracle.excused(expected, sandbox, in_doubt, connectors_may_change=connectors_may_change)
     history = await rigged.sql("SELECT n, evse_id, status, xid::text::bigint FROM history")
     stats = sandbox.stats()
-    refused = {code: count for code, count in stats["refused"].items() if code not in (("200",) if not connectors_may_change else ())}
     return [
         *oracle.differences(expected, sandbox, reasons),
         *oracle.wrong_rows(expected, reasons, await rigged.sql("SELECT * FROM cdc_pusher.outbox")),
@@ -130,15 +129,10 @@ async def verdict(rigged: Rig, sandbox: Sandbox, workload: Workload, *, connecto
         *oracle.went_back_stations(sandbox),
         *oracle.went_back_statuses(sandbox, history, workload.committed_after),
         *([f"{stats['overlaps']} requests came while another one for the same entity was in flight"] if stats["overlaps"] else ()),
-        *([f"refused, by code: {refused}"] if refused else ()),
-        *(f"{entry['outcome']} {entry['kind']} '{entry['key']}' (request {entry['seq']})" for entry in refusals(sandbox, refused)),
+        *oracle.refusals(sandbox, connectors_may_change=connectors_may_change),
         *(["a daemon said Traceback"] if "Traceback" in rigged.said else ()),
         *(["the API key is in what a daemon said"] if KEY in rigged.said else ()),
     ]
-
-
-def refusals(sandbox: Sandbox, codes: Iterable[str]) -> list[Any]:
-    return [entry for entry in sandbox.ledger if entry["outcome"].removeprefix("refused:") in set(codes)]
 
 
 def concerned(wrong: Iterable[str]) -> list[str]:

@@ -21,6 +21,7 @@ from cdc_pusher.demo.stage import postgres, set_stage
 from cdc_pusher.errors import CdcPusherError
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BLOCKED_S = 0.05
 
 
 async def run(*, stations: int, seed: int) -> int:
@@ -39,6 +40,7 @@ async def run(*, stations: int, seed: int) -> int:
     try:
         return await performance
     except (asyncio.CancelledError, CdcPusherError) as error:
+        await asyncio.sleep(_BLOCKED_S)  # Ctrl-C also ends an initdb; then the error comes sooner than the signal
         if received:
             raise CdcPusherError(f"ended by {received[0].name}; nothing is left behind") from error
         raise

@@ -54,12 +54,11 @@ WITH due AS (
           )
           ELSE NOT EXISTS (
               SELECT
-              FROM jsonb_path_query(o.payload, '$.connectors[*].id') AS mine (evse_id)
-              JOIN cdc_pusher.evse AS other
-                  ON other.emp = o.emp
-                 AND other.evse_id = mine.evse_id #>> '{}'
-                 AND other.station_id <> o.key
-                 AND other.at_emp <> 'no'
+              FROM cdc_pusher.evse AS other
+              WHERE other.emp = o.emp
+                AND other.evse_id = ANY (ARRAY(SELECT jsonb_path_query(o.payload, '$.connectors[*].id') #>> '{}'))
+                AND other.station_id <> o.key
+                AND other.at_emp <> 'no'
           )
       END)
     ORDER BY o.priority, o.next_attempt_at

@@ -50,7 +50,7 @@ LIMIT 20
 SELECT
     (SELECT count(*) FROM cdc_pusher.emp WHERE name = ANY (%(emps)s) AND walk IS NOT NULL) AS walks,
     (SELECT coalesce(sum(walk_stations), 0) FROM cdc_pusher.emp WHERE name = ANY (%(emps)s)) AS walked,
-    (SELECT count(*) FROM cdc_pusher.change WHERE emp = ANY (%(emps)s)) AS changes,
+    (SELECT count(*) FROM cdc_pusher.change WHERE emp IS NULL OR emp = ANY (%(emps)s)) AS changes,
     (
         SELECT count(*)
         FROM cdc_pusher.outbox

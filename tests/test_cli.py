@@ -1,0 +1,314 @@
+"""The command line: bad input is one clear line and an exit code, never a traceback; reports are valid JSON."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cdc_pusher import config, migrate, triggers
+from cdc_pusher.database import connect
+
+ROOT = Path(__file__).parent.parent
+REFERENCE_SCHEMA = ROOT / "examples" / "reference_schema.sql"
+EMP = '[emp.plug]\nurl = "http://127.0.0.1:1/"\npartner_identifier = "0123456789abcdef"\n'
+KEY = "s3cret-key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """`python -m cdc_pusher` in a directory of its own."""
+
+    def __init__(self, directory: Path, dsn: str) -> None:
+        self.directory = directory
+        self.dsn = dsn
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("CDC_PUSHER_", "PG", "COLUMNS"))}
+        self.environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PGCONNECT_TIMEOUT": "5"}
+        self.configure()
+
+    def configure(self, text: str = EMP + f'api_key = "{KEY}"\n', dsn: str | None = None) -> None:
+        database = f"[database]\ndsn = {json.dumps(self.dsn if dsn is None else dsn)}\n"
+        (self.directory / "cdc-pusher.toml").write_text(database + text, encoding="utf-8")
+
+    def __call__(self, *arguments: str) -> Outcome:
+        done = subprocess.run(
+            [sys.executable, "-m", "cdc_pusher", *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert KEY not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return Outcome(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    def refuses(self, *arguments: str) -> str:
+        """The one line on standard error of a command that ends with exit code 2."""
+        done = self(*arguments)
+        assert (done.exit_code, done.stdout) == (2, ""), done
+        assert done.stderr.startswith("cdc-pusher: ")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stderr.removeprefix("cdc-pusher: ").rstrip("\n")
+
+    def reports(self, *arguments: str) -> Any:
+        done = self(*arguments, "--json")
+        assert (done.exit_code, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def bare(dsn: str, tmp_path: Path) -> Program:
+    """A database with the CPO's tables only."""
+    execute(dsn, REFERENCE_SCHEMA.read_text())
+    return Program(tmp_path, dsn)
+
+
+@pytest.fixture
+def program(bare: Program) -> Program:
+    """A database that is migrated, with triggers."""
+    migrate.to(bare.dsn)
+
+    async def attach() -> None:
+        async with await connect(bare.dsn, "test") as conn:
+            await triggers.attach(conn, config.SourceSettings().watch)
+
+    asyncio.run(attach())
+    return bare
+
+
+@pytest.fixture
+def filled(program: Program) -> Program:
+    """An outbox with a row in each state but one."""
+    execute(
+        program.dsn,
+        "INSERT INTO cdc_pusher.emp (name, full_load_started_at, walk, walk_phase) VALUES ('plug', now(), 'full load', 'source')",
+        """INSERT INTO cdc_pusher.outbox
+            (emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, state, reason, changed_at, next_attempt_at)
+        VALUES
+            ('plug', 'station', 's1', 's1', '{"name": "[bold]Ä"}', '{"name": "Ä"}', 1, 1, 'delivered', NULL, NULL, NULL),
+            ('plug', 'station', 's2', 's2', NULL, NULL, 1, 0, 'held', E'zip: is missing \\x1b[31m', now(), NULL),
+            ('plug', 'status', 'DE*8PS*E1', 's1', '{"status": "Available"}', NULL, 1, 0, 'pending', NULL, now(), now()),
+            ('plug', 'status', 'DE*8PS*E2', 's1', '{"status": "Available"}', NULL, 1, 0, 'rejected', 'HTTP 400', now(), NULL)""",
+        """INSERT INTO cdc_pusher.attempt (sent_at, emp, kind, key, gen, duration_ms, outcome, http_status, host)
+        VALUES (now(), 'plug', 'station', 's1', 1, 12, 'accepted', 200, 'here')""",
+        "INSERT INTO cdc_pusher.change (station_id) VALUES ('s1')",
+    )
+    return program
+
+
+def execute(dsn: str, *statements: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement.encode())
+
+
+# ── bad input ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+EVERY = (("run",), ("migrate",), ("status",), ("resync", "--all"), ("outbox", "list"), ("outbox", "show", "s1"))
+names = pytest.mark.parametrize("arguments", EVERY, ids=" ".join)
+
+
+@names
+def test_unreachable_database(bare: Program, arguments: Sequence[str]) -> None:
+    bare.configure(dsn="host=127.0.0.1 port=1 password=hidden")
+    said = bare.refuses(*arguments)
+    assert said.startswith("cannot connect to the database: ")
+    assert "hidden" not in said
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("migrate",)], ids=" ".join)
+def test_wrong_dsn(bare: Program, arguments: Sequence[str]) -> None:
+    bare.configure(dsn="postgresql://user:hidden@host:port/x")
+    said = bare.refuses(*arguments)
+    assert said.startswith("database.dsn: ")
+    assert "hidden" not in said
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("migrate",)], ids=" ".join)
+def test_database_that_does_not_exist(bare: Program, arguments: Sequence[str]) -> None:
+    bare.configure(dsn=bare.dsn.replace("dbname=test", "dbname=nowhere"))
+    assert 'database "nowhere" does not exist' in bare.refuses(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [command for command in EVERY if command != ("migrate",)], ids=" ".join)
+def test_missing_schema(bare: Program, arguments: Sequence[str]) -> None:
+    assert bare.refuses(*arguments) == "the database has no schema cdc_pusher: run cdc-pusher migrate"
+
+
+def test_missing_triggers(bare: Program) -> None:
+    migrate.to(bare.dsn)
+    said = bare.refuses("run")
+    assert said.startswith("public.station: trigger cdc_pusher_")
+    assert said.endswith(": run cdc-pusher migrate")
+
+
+def test_missing_table_of_the_reference_mapping(bare: Program) -> None:
+    execute(bare.dsn, "DROP TABLE connector")
+    done = bare("migrate")
+    assert done.exit_code == 2
+    assert done.stderr == "cdc-pusher: source.watch: there is no table public.connector\n"
+
+
+def test_missing_table_in_a_query_of_the_mapping(program: Program) -> None:
+    program.configure(f"{EMP}api_key = '{KEY}'\n[source]\nstations = 'SELECT * FROM nowhere'\n")
+    assert program.refuses("run") == 'source.stations: relation "nowhere" does not exist'
+
+
+def test_sql_error_in_the_mapping(program: Program) -> None:
+    program.configure(f"{EMP}api_key = '{KEY}'\n[source]\nconnectors = 'SELECT FROM WHERE'\n")
+    assert program.refuses("run").startswith("source.connectors: syntax error at or near ")
+
+
+def test_sql_error_in_a_watch(bare: Program) -> None:
+    bare.configure(f"{EMP}api_key = '{KEY}'\n[[source.watch]]\ntable = 'public.station'\nstation = 'id +'\n")
+    done = bare("migrate")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("cdc-pusher: source.watch public.station: syntax error at or near ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@names
+def test_unknown_key(bare: Program, arguments: Sequence[str]) -> None:
+    bare.configure(f"{EMP}api_key = '{KEY}'\nspeed = 3\n")
+    assert bare.refuses(*arguments) == "cdc-pusher.toml: emp.plug.speed: unknown key"
+
+
+def test_missing_api_key(bare: Program) -> None:
+    bare.configure(EMP)
+    said = bare.refuses("run")
+    assert said.startswith("emp.plug: no API key; ")
+    assert "CDC_PUSHER_EMP__PLUG__API_KEY" in said
+
+
+def test_missing_file(bare: Program) -> None:
+    assert bare.refuses("run", "--config", "nowhere.toml") == "nowhere.toml: no such file; name the configuration with --config FILE"
+
+
+def test_no_emp(program: Program) -> None:
+    program.configure("")
+    assert program.refuses("run") == "no EMP is configured: add a section [emp.NAME]"
+
+
+def test_unknown_emp_for_resync(program: Program) -> None:
+    assert program.refuses("resync", "--all", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
+
+
+def test_emp_that_was_never_served_for_resync(program: Program) -> None:
+    assert program.refuses("resync", "--all") == "no daemon has served plug yet; its full load begins with cdc-pusher run"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "--station", "s1")])
+def test_resync_of_nothing_or_of_two_things(program: Program, arguments: Sequence[str]) -> None:
+    assert program.refuses("resync", *arguments) == "say which stations: --station ID, or --all"
+
+
+def test_unknown_state(program: Program) -> None:
+    said = program.refuses("outbox", "list", "--state", "lost")
+    assert said == "no such state: lost; there is pending, in_flight, delivered, held, rejected"
+
+
+def test_unknown_station(program: Program) -> None:
+    done = program("outbox", "show", "nowhere")
+    assert (done.exit_code, done.stderr) == (1, "cdc-pusher: the outbox has no station or EVSE 'nowhere'\n")
+
+
+@pytest.mark.parametrize("faults", ["nonsense", "3", '[{"kind": "nonsense"}]', '{"kind": "hang"}'])
+def test_mistake_in_the_faults_of_the_sandbox(bare: Program, faults: str) -> None:
+    bare.refuses("sandbox", "--port", "0", "--faults", faults)
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("run", "--nonsense"), ("outbox", "list", "--limit", "0")], ids=" ".join)
+def test_wrong_usage_is_exit_code_2(bare: Program, arguments: Sequence[str]) -> None:
+    assert bare(*arguments).exit_code == 2
+
+
+def test_schema_that_is_newer_than_the_program(program: Program) -> None:
+    execute(program.dsn, "UPDATE cdc_pusher.alembic_version SET version_num = '9999'")
+    assert program.refuses("run").startswith("the schema cdc_pusher is at revision 9999, this program needs ")
+    done = program("migrate")
+    assert done.exit_code in (1, 2)
+    assert len(done.stderr.splitlines()) == 1
+    assert "newer than this program" in done.stderr
+
+
+# ── commands ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_migrate_says_what_it_did_and_can_be_repeated(bare: Program) -> None:
+    revision = f"schema cdc_pusher is at revision {migrate.head()}\n"
+    assert bare("migrate") == Outcome(
+        exit_code=0, stdout=f"{revision}attached to public.station\nattached to public.connector\n", stderr=""
+    )
+    assert bare("migrate") == Outcome(exit_code=0, stdout=f"{revision}triggers are attached as configured\n", stderr="")
+
+
+def test_status_reports(filled: Program) -> None:
+    found = filled.reports("status")
+    assert found.keys() == {"emps", "changes", "problems"}
+    (plug,) = found["emps"]
+    assert (plug["emp"], plug["stations"], plug["stations_delivered"], plug["held"], plug["rejected"]) == ("plug", 2, 1, 1, 1)
+    assert plug["lag_s"] >= 0
+    assert found["changes"]["changes"] == 1
+    assert {(problem["state"], problem["messages"]) for problem in found["problems"]} == {("held", 1), ("rejected", 1)}
+    assert filled.reports("status", "--emp", "other")["emps"] == []
+
+
+def test_status_of_an_empty_schema_reports(program: Program) -> None:
+    assert program.reports("status") == {"emps": [], "changes": {"changes": 0, "oldest_change_at": None}, "problems": []}
+    assert "No EMP is served yet" in program("status").stdout
+
+
+def test_outbox_list_reports_problems_first_and_what_is_asked_for(filled: Program) -> None:
+    assert [row["key"] for row in filled.reports("outbox", "list")] == ["DE*8PS*E2", "s2", "DE*8PS*E1"]
+    assert [row["key"] for row in filled.reports("outbox", "list", "--state", "delivered")] == ["s1"]
+    assert [row["key"] for row in filled.reports("outbox", "list", "--state", "held", "--state", "pending")] == ["s2", "DE*8PS*E1"]
+    assert len(filled.reports("outbox", "list", "--limit", "1")) == 1
+    assert filled.reports("outbox", "list", "--emp", "other") == []
+
+
+def test_outbox_show_reports_rows_and_attempts(filled: Program) -> None:
+    found = filled.reports("outbox", "show", "s1")
+    assert [row["key"] for row in found["rows"]] == ["s1", "DE*8PS*E1", "DE*8PS*E2"]
+    assert found["rows"][0]["acknowledged"] == {"name": "Ä"}
+    assert [attempt["outcome"] for attempt in found["attempts"]] == ["accepted"]
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("outbox", "list"), ("outbox", "show", "s2")], ids=" ".join)
+def test_text_for_people_has_no_markup_or_control_characters_of_the_data(filled: Program, arguments: Sequence[str]) -> None:
+    done = filled(*arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "zip: is missing" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_resync_orders_a_walk_or_single_stations(filled: Program) -> None:
+    done = filled("resync", "--station", "s1", "--station", "s2", "--force")
+    assert (done.exit_code, done.stdout) == (0, "ordered: s1, s2 for plug\n")
+    done = filled("resync", "--all")
+    assert (done.exit_code, done.stdout) == (0, "ordered: every station for plug\n")
+    with psycopg.connect(filled.dsn) as conn:
+        found = conn.execute("SELECT station_id, emp, resend FROM cdc_pusher.change WHERE emp IS NOT NULL ORDER BY 1").fetchall()
+        walk = conn.execute("SELECT walk, walk_phase, walk_cursor FROM cdc_pusher.emp").fetchall()
+    assert found == [("s1", "plug", "everything"), ("s2", "plug", "everything")]
+    assert walk == [("full load", "source", None)]
+
+
+def test_version_and_help_need_no_configuration(bare: Program) -> None:
+    (bare.directory / "cdc-pusher.toml").write_text("nonsense")
+    assert bare("--version").stdout.startswith("cdc-pusher ")
+    assert bare("--help").exit_code == 0
