@@ -193,14 +193,11 @@ def went_back_statuses(sandbox: Sandbox, history: Sequence[Row], committed_after
 def refusals(sandbox: Sandbox, *, connectors_may_change: bool) -> Iterator[str]:
     """Messages that the EMP refused and that should never have been sent.
 
-    An EMP that lets connectors change may refuse the status (181) of an EVSE that is leaving a station just then. One that does not may
-    refuse the station (200) whose first message had an unknown outcome.
+    Excused is only the status (181) of an EVSE that may be leaving a station just then, at an EMP that lets connectors change.
     """
     wandering = _wandering(sandbox) if connectors_may_change else set()
     for entry in sandbox.ledger:
-        code = entry["outcome"].partition("refused:")[2]
-        is_excused = entry["key"] in wandering if code == "181" else code == "200" and not connectors_may_change
-        if code and not is_excused:
+        if entry["outcome"].startswith("refused:") and not (entry["outcome"] == "refused:181" and entry["key"] in wandering):
             yield f"{entry['outcome']} {entry['kind']} '{entry['key']}' (request {entry['seq']})"
 
 

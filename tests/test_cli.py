@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,57 @@ class Outcome:
     stderr: str
 
 
-class Program:
-    """`python -m cdc_pusher` in a directory of its own."""
+# Starting Python and importing takes a second: one process does that and forks for each command, a process of its own all the same.
+ZYGOTE = """
+import json, os, sys, traceback
+import rich.progress, typer.rich_utils, uvloop
+from cdc_pusher import cli
 
-    def __init__(self, directory: Path, dsn: str) -> None:
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(order["directory"])
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        for number, name in enumerate((os.devnull, "stdout", "stderr")):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["cdc-pusher", *order["arguments"]]
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        else:
+            code = 0
+        sys.stdout.flush()
+        os._exit(code)  # taking everything down in order takes ten times as long as the command
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[subprocess.Popen[str]]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+class Program:
+    """`cdc-pusher` in a directory of its own."""
+
+    def __init__(self, directory: Path, dsn: str, zygote: subprocess.Popen[str]) -> None:
         self.directory = directory
         self.dsn = dsn
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("CDC_PUSHER_", "PG", "COLUMNS"))}
         self.environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PGCONNECT_TIMEOUT": "5"}
+        self._zygote = zygote
         self.configure()
 
     def configure(self, text: str = EMP + f'api_key = "{KEY}"\n', dsn: str | None = None) -> None:
@@ -44,18 +87,27 @@ class Program:
         (self.directory / "cdc-pusher.toml").write_text(database + text, encoding="utf-8")
 
     def __call__(self, *arguments: str) -> Outcome:
+        assert self._zygote.stdin is not None
+        assert self._zygote.stdout is not None
+        order = {"directory": str(self.directory), "environment": self.environment, "arguments": arguments}
+        self._zygote.stdin.write(json.dumps(order) + "\n")
+        self._zygote.stdin.flush()
+        exit_code = int(self._zygote.stdout.readline())
+        return self._checked(exit_code, *((self.directory / name).read_text() for name in ("stdout", "stderr")))
+
+    def as_module(self, *arguments: str) -> Outcome:
+        """`python -m cdc_pusher …`, from nothing."""
+        command = [sys.executable, "-m", "cdc_pusher", *arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "cdc_pusher", *arguments],
-            cwd=self.directory,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
+            command, cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
-        assert KEY not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return Outcome(exit_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+        return self._checked(done.returncode, done.stdout, done.stderr)
+
+    @staticmethod
+    def _checked(exit_code: int, stdout: str, stderr: str) -> Outcome:
+        assert KEY not in stdout + stderr
+        assert "Traceback" not in stderr, stderr
+        return Outcome(exit_code=exit_code, stdout=stdout, stderr=stderr)
 
     def refuses(self, *arguments: str) -> str:
         """The one line on standard error of a command that ends with exit code 2."""
@@ -72,10 +124,16 @@ class Program:
 
 
 @pytest.fixture
-def bare(dsn: str, tmp_path: Path) -> Program:
+def alone(tmp_path: Path, zygote: subprocess.Popen[str]) -> Program:
+    """No database at all."""
+    return Program(tmp_path, "host=127.0.0.1 port=1", zygote)
+
+
+@pytest.fixture
+def bare(dsn: str, tmp_path: Path, zygote: subprocess.Popen[str]) -> Program:
     """A database with the CPO's tables only."""
     execute(dsn, REFERENCE_SCHEMA.read_text())
-    return Program(tmp_path, dsn)
+    return Program(tmp_path, dsn, zygote)
 
 
 @pytest.fixture
@@ -119,33 +177,34 @@ def execute(dsn: str, *statements: str) -> None:
 
 # ── bad input ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-EVERY = (("run",), ("migrate",), ("status",), ("resync", "--all"), ("outbox", "list"), ("outbox", "show", "s1"))
-names = pytest.mark.parametrize("arguments", EVERY, ids=" ".join)
 
-
-@names
-def test_unreachable_database(bare: Program, arguments: Sequence[str]) -> None:
-    bare.configure(dsn="host=127.0.0.1 port=1 password=hidden")
-    said = bare.refuses(*arguments)
+@pytest.mark.parametrize("arguments", [("run",), ("migrate",), ("resync", "--all")], ids=" ".join)
+def test_unreachable_database(alone: Program, arguments: Sequence[str]) -> None:
+    alone.configure(dsn="host=127.0.0.1 port=1 password=hidden")
+    said = alone.refuses(*arguments)
     assert said.startswith("cannot connect to the database: ")
     assert "hidden" not in said
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("migrate",)], ids=" ".join)
-def test_wrong_dsn(bare: Program, arguments: Sequence[str]) -> None:
-    bare.configure(dsn="postgresql://user:hidden@host:port/x")
-    said = bare.refuses(*arguments)
-    assert said.startswith("database.dsn: ")
-    assert "hidden" not in said
+def test_wrong_dsn(alone: Program, arguments: Sequence[str]) -> None:
+    alone.configure(dsn="postgresql://user:hidden@localhost/x?hots=y")
+    assert alone.refuses(*arguments) == 'database.dsn: invalid URI query parameter: "hots"'
 
 
-@pytest.mark.parametrize("arguments", [("run",), ("migrate",)], ids=" ".join)
-def test_database_that_does_not_exist(bare: Program, arguments: Sequence[str]) -> None:
+def test_module_run_from_nothing_ends_the_same_way(alone: Program) -> None:
+    alone.configure(dsn="host=127.0.0.1 port=1")
+    done = alone.as_module("run")
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("cdc-pusher: cannot connect to the database: ")
+
+
+def test_database_that_does_not_exist(bare: Program) -> None:
     bare.configure(dsn=bare.dsn.replace("dbname=test", "dbname=nowhere"))
-    assert 'database "nowhere" does not exist' in bare.refuses(*arguments)
+    assert 'database "nowhere" does not exist' in bare.refuses("run")
 
 
-@pytest.mark.parametrize("arguments", [command for command in EVERY if command != ("migrate",)], ids=" ".join)
+@pytest.mark.parametrize("arguments", [("run",), ("status",), ("resync", "--all"), ("outbox", "list")], ids=" ".join)
 def test_missing_schema(bare: Program, arguments: Sequence[str]) -> None:
     assert bare.refuses(*arguments) == "the database has no schema cdc_pusher: run cdc-pusher migrate"
 
@@ -182,21 +241,20 @@ def test_sql_error_in_a_watch(bare: Program) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@names
-def test_unknown_key(bare: Program, arguments: Sequence[str]) -> None:
-    bare.configure(f"{EMP}api_key = '{KEY}'\nspeed = 3\n")
-    assert bare.refuses(*arguments) == "cdc-pusher.toml: emp.plug.speed: unknown key"
+def test_unknown_key(alone: Program) -> None:
+    alone.configure(f"{EMP}api_key = '{KEY}'\nspeed = 3\n")
+    assert alone.refuses("run") == "cdc-pusher.toml: emp.plug.speed: unknown key"
 
 
-def test_missing_api_key(bare: Program) -> None:
-    bare.configure(EMP)
-    said = bare.refuses("run")
+def test_missing_api_key(alone: Program) -> None:
+    alone.configure(EMP)
+    said = alone.refuses("run")
     assert said.startswith("emp.plug: no API key; ")
     assert "CDC_PUSHER_EMP__PLUG__API_KEY" in said
 
 
-def test_missing_file(bare: Program) -> None:
-    assert bare.refuses("run", "--config", "nowhere.toml") == "nowhere.toml: no such file; name the configuration with --config FILE"
+def test_missing_file(alone: Program) -> None:
+    assert alone.refuses("run", "--config", "nowhere.toml") == "nowhere.toml: no such file; name the configuration with --config FILE"
 
 
 def test_no_emp(program: Program) -> None:
@@ -204,21 +262,21 @@ def test_no_emp(program: Program) -> None:
     assert program.refuses("run") == "no EMP is configured: add a section [emp.NAME]"
 
 
-def test_unknown_emp_for_resync(program: Program) -> None:
-    assert program.refuses("resync", "--all", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
+def test_unknown_emp_for_resync(alone: Program) -> None:
+    assert alone.refuses("resync", "--all", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
 
 
 def test_emp_that_was_never_served_for_resync(program: Program) -> None:
     assert program.refuses("resync", "--all") == "no daemon has served plug yet; its full load begins with cdc-pusher run"
 
 
-@pytest.mark.parametrize("arguments", [(), ("--all", "--station", "s1")])
-def test_resync_of_nothing_or_of_two_things(program: Program, arguments: Sequence[str]) -> None:
-    assert program.refuses("resync", *arguments) == "say which stations: --station ID, or --all"
+def test_resync_of_nothing_or_of_two_things(alone: Program) -> None:
+    assert alone.refuses("resync") == "say which stations: --station ID, or --all"
+    assert alone.refuses("resync", "--all", "--station", "s1") == "say which stations: --station ID, or --all"
 
 
-def test_unknown_state(program: Program) -> None:
-    said = program.refuses("outbox", "list", "--state", "lost")
+def test_unknown_state(alone: Program) -> None:
+    said = alone.refuses("outbox", "list", "--state", "lost")
     assert said == "no such state: lost; there is pending, in_flight, delivered, held, rejected"
 
 
@@ -227,14 +285,13 @@ def test_unknown_station(program: Program) -> None:
     assert (done.exit_code, done.stderr) == (1, "cdc-pusher: the outbox has no station or EVSE 'nowhere'\n")
 
 
-@pytest.mark.parametrize("faults", ["nonsense", "3", '[{"kind": "nonsense"}]', '{"kind": "hang"}'])
-def test_mistake_in_the_faults_of_the_sandbox(bare: Program, faults: str) -> None:
-    bare.refuses("sandbox", "--port", "0", "--faults", faults)
+@pytest.mark.parametrize("faults", ["nonsense", '[{"kind": "nonsense"}]', '{"kind": "hang"}'])
+def test_mistake_in_the_faults_of_the_sandbox(alone: Program, faults: str) -> None:
+    alone.refuses("sandbox", "--port", "0", "--faults", faults)
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("run", "--nonsense"), ("outbox", "list", "--limit", "0")], ids=" ".join)
-def test_wrong_usage_is_exit_code_2(bare: Program, arguments: Sequence[str]) -> None:
-    assert bare(*arguments).exit_code == 2
+def test_wrong_usage_is_exit_code_2(alone: Program) -> None:
+    assert alone("run", "--nonsense").exit_code == 2
 
 
 def test_schema_that_is_newer_than_the_program(program: Program) -> None:
@@ -265,7 +322,6 @@ def test_status_reports(filled: Program) -> None:
     assert plug["lag_s"] >= 0
     assert found["changes"]["changes"] == 1
     assert {(problem["state"], problem["messages"]) for problem in found["problems"]} == {("held", 1), ("rejected", 1)}
-    assert filled.reports("status", "--emp", "other")["emps"] == []
 
 
 def test_status_of_an_empty_schema_reports(program: Program) -> None:
@@ -275,10 +331,8 @@ def test_status_of_an_empty_schema_reports(program: Program) -> None:
 
 def test_outbox_list_reports_problems_first_and_what_is_asked_for(filled: Program) -> None:
     assert [row["key"] for row in filled.reports("outbox", "list")] == ["DE*8PS*E2", "s2", "DE*8PS*E1"]
-    assert [row["key"] for row in filled.reports("outbox", "list", "--state", "delivered")] == ["s1"]
     assert [row["key"] for row in filled.reports("outbox", "list", "--state", "held", "--state", "pending")] == ["s2", "DE*8PS*E1"]
-    assert len(filled.reports("outbox", "list", "--limit", "1")) == 1
-    assert filled.reports("outbox", "list", "--emp", "other") == []
+    assert len(filled.reports("outbox", "list", "--limit", "1", "--emp", "plug")) == 1
 
 
 def test_outbox_show_reports_rows_and_attempts(filled: Program) -> None:
@@ -288,7 +342,7 @@ def test_outbox_show_reports_rows_and_attempts(filled: Program) -> None:
     assert [attempt["outcome"] for attempt in found["attempts"]] == ["accepted"]
 
 
-@pytest.mark.parametrize("arguments", [("status",), ("outbox", "list"), ("outbox", "show", "s2")], ids=" ".join)
+@pytest.mark.parametrize("arguments", [("status",), ("outbox", "show", "s2")], ids=" ".join)
 def test_text_for_people_has_no_markup_or_control_characters_of_the_data(filled: Program, arguments: Sequence[str]) -> None:
     done = filled(*arguments)
     assert (done.exit_code, done.stderr) == (0, "")
@@ -308,7 +362,6 @@ def test_resync_orders_a_walk_or_single_stations(filled: Program) -> None:
     assert walk == [("full load", "source", None)]
 
 
-def test_version_and_help_need_no_configuration(bare: Program) -> None:
-    (bare.directory / "cdc-pusher.toml").write_text("nonsense")
-    assert bare("--version").stdout.startswith("cdc-pusher ")
-    assert bare("--help").exit_code == 0
+def test_version_needs_no_configuration(alone: Program) -> None:
+    (alone.directory / "cdc-pusher.toml").write_text("nonsense")
+    assert alone.as_module("--version").stdout.startswith("cdc-pusher ")

@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import struct
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,15 +25,14 @@ KEY = "s3cret/key+with=signs"
 STATUS: Payload = {"connector-id": "DE*8PS*E1", "status": "Available"}
 OK = b'{"result": {"code": 0, "message": "Success."}}'
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
-Conversation = Callable[[bytes, Writer], Awaitable[None]]
+Conversation = Callable[[bytes, StreamWriter], Awaitable[None]]
 
 
 def settings(url: str, **changes: Any) -> EmpSettings:
     return EmpSettings.model_validate({"url": url, "partner_identifier": "p" * 16, "api_key": KEY, "request_timeout_s": 5, **changes})
 
 
-async def read_request(reader: Reader) -> bytes:
+async def read_request(reader: StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
     return head + await reader.readexactly(length)
@@ -44,28 +44,46 @@ class Server:
     def __init__(self, converse: Conversation) -> None:
         self.requests: list[bytes] = []
         self._converse = converse
+        self._visits: set[asyncio.Task[None]] = set()
 
-    async def serve(self, reader: Reader, writer: Writer) -> None:
+    def accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self._visits.add(asyncio.create_task(self._serve(reader, writer)))
+
+    async def close(self) -> None:
+        for visit in self._visits:
+            visit.cancel()
+        await asyncio.gather(*self._visits, return_exceptions=True)
+
+    async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        try:
+            await self._talk(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _talk(self, reader: StreamReader, writer: StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 self.requests.append(await read_request(reader))
                 await self._converse(self.requests[-1], writer)
                 if writer.is_closing():
                     break
-        writer.close()
 
 
 @asynccontextmanager
 async def a_server(converse: Conversation) -> AsyncIterator[tuple[str, Server]]:
     server = Server(converse)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    async with listener:
+    listener = await asyncio.start_server(server.accept, "127.0.0.1", 0)
+    try:
         yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/api", server
+    finally:
         listener.close()
+        await server.close()
 
 
 def saying(*parts: bytes, close: bool = True) -> Conversation:
-    async def converse(_request: bytes, writer: Writer) -> None:
+    async def converse(_request: bytes, writer: StreamWriter) -> None:
         for part in parts:
             writer.write(part)
             await writer.drain()
@@ -104,7 +122,16 @@ async def test_request_has_the_headers_and_the_body_of_the_protocol_and_no_more(
     assert len(headers) == len(lines)
     assert request_line == "POST /api HTTP/1.1"
     assert (headers["authorization"], headers["content-type"]) == (f"key={KEY}", "application/json")
-    assert headers.keys() <= {"host", "accept", "accept-encoding", "connection", "user-agent", "authorization", "content-type", "content-length"}
+    assert headers.keys() <= {
+        "host",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "user-agent",
+        "authorization",
+        "content-type",
+        "content-length",
+    }
     assert json.loads(body) == {"connector-post-status": {**STATUS, "partner-identifier": "p" * 16}}
 
 
@@ -123,7 +150,7 @@ async def test_strict_emp_takes_what_is_sent() -> None:
 async def test_connection_is_kept_for_the_next_request() -> None:
     ports: set[int] = set()
 
-    async def converse(_request: bytes, writer: Writer) -> None:
+    async def converse(_request: bytes, writer: StreamWriter) -> None:
         ports.add(writer.get_extra_info("peername")[1])
         writer.write(http())
 
@@ -189,7 +216,7 @@ async def test_key_that_the_emp_repeats_is_struck_out(body: str) -> None:
 
 
 async def test_key_that_a_broken_server_repeats_stands_in_no_failure() -> None:
-    async def echo(request: bytes, writer: Writer) -> None:
+    async def echo(request: bytes, writer: StreamWriter) -> None:
         writer.write(b"key=" + KEY.encode() + b"\r\n" + request)
         writer.close()
 
@@ -232,7 +259,7 @@ async def test_hanging_emp_ends_with_the_time_out_and_may_have_applied() -> None
 
 
 async def test_trickling_answer_ends_with_the_time_out_of_the_whole_request() -> None:
-    async def trickle(_request: bytes, writer: Writer) -> None:
+    async def trickle(_request: bytes, writer: StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         while not writer.is_closing():
             writer.write(b" ")
@@ -246,13 +273,13 @@ async def test_trickling_answer_ends_with_the_time_out_of_the_whole_request() ->
     assert asyncio.get_running_loop().time() - began < 3
 
 
-async def reset(_request: bytes, writer: Writer) -> None:
+async def reset(_request: bytes, writer: StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
-async def reset_in_the_answer(request: bytes, writer: Writer) -> None:
+async def reset_in_the_answer(request: bytes, writer: StreamWriter) -> None:
     writer.write(http()[:-5])
     await writer.drain()
     await reset(request, writer)
@@ -347,7 +374,7 @@ async def test_answer_is_read_up_to_a_limit() -> None:
 async def test_request_after_a_cut_answer_works() -> None:
     answers = iter((http(b"x" * 1_000_000), http()))
 
-    async def converse(_request: bytes, writer: Writer) -> None:
+    async def converse(_request: bytes, writer: StreamWriter) -> None:
         writer.write(next(answers))
         with contextlib.suppress(ConnectionError):
             await writer.drain()
@@ -360,7 +387,7 @@ async def test_request_after_a_cut_answer_works() -> None:
 async def test_many_requests_at_once_keep_to_the_connections_that_are_allowed() -> None:
     open_now, most = set[int](), 0
 
-    async def converse(_request: bytes, writer: Writer) -> None:
+    async def converse(_request: bytes, writer: StreamWriter) -> None:
         nonlocal most
         open_now.add(writer.get_extra_info("peername")[1])
         most = max(most, len(open_now))

@@ -1,7 +1,6 @@
 """The configuration is complete and valid, or one line says what is wrong; keys and passwords are in no text."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,14 +16,13 @@ EMP = 'url = "https://emp.example/api"\npartner_identifier = "0123456789abcdef"\
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither files nor variables of the machine have a say."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(config, "DEFAULT_PATHS", (tmp_path / "etc.toml", Path("cdc-pusher.toml")))
     for name in list(os.environ):
         if name.upper().startswith("CDC_PUSHER_") or name == "CREDENTIALS_DIRECTORY":
             monkeypatch.delenv(name)
-    yield
 
 
 def file(text: str, name: str = "config.toml") -> Path:
@@ -112,7 +110,10 @@ def test_configuration_cannot_be_changed_afterwards() -> None:
         ("[[source.watch]]\ntable = 'x'", "source.watch.0.station: missing"),
         ("[[source.watch]]\ntable = ''\nstation = 'y'", "source.watch.0.table: "),
         ("[source]\nstations = '  '", "source.stations: "),
-        ("[emp.plug]\nurl = 'https://x/'\npartner_identifier = '0123456789abcde'", "emp.plug.partner_identifier: String should have at least 16"),
+        (
+            "[emp.plug]\nurl = 'https://x/'\npartner_identifier = '0123456789abcde'",
+            "emp.plug.partner_identifier: String should have at least 16",
+        ),
         ("[emp.plug]\nurl = 'https://x/'", "emp.plug.partner_identifier: missing"),
         ("[emp.plug]\nurl = 'nonsense'\npartner_identifier = '0123456789abcdef'", "emp.plug.url: Input should be a valid URL"),
         ("[emp.plug]\nurl = 'ftp://x/'\npartner_identifier = '0123456789abcdef'", "emp.plug.url: URL scheme should be 'http' or 'https'"),
@@ -166,7 +167,12 @@ def test_file_that_cannot_be_read_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("CDC_PUSHER_DAEMON__CAPTURE_BATCH", "many"), ("CDC_PUSHER_DATABASE__DNS", "x"), ("CDC_PUSHER_DATABASE", "x"), ("CDC_PUSHER_EMP", "{")],
+    [
+        ("CDC_PUSHER_DAEMON__CAPTURE_BATCH", "many"),
+        ("CDC_PUSHER_DATABASE__DNS", "x"),
+        ("CDC_PUSHER_DATABASE", "x"),
+        ("CDC_PUSHER_EMP", "{"),
+    ],
 )
 def test_mistake_in_the_environment_is_one_line(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)

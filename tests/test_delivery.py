@@ -28,6 +28,13 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
+async def lenient() -> AsyncIterator[Sandbox]:
+    """An EMP that lets connectors change."""
+    async with Sandbox(SandboxSettings(api_key=KEY, connectors_may_change=True)) as emp:
+        yield emp
+
+
+@pytest.fixture
 async def rigged(dsn: str, tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Rig]:
     """Not a station yet, no daemon yet, and the EMP `alpha`."""
     async with rig(dsn, tmp_path) as made:
@@ -203,6 +210,21 @@ async def test_station_whose_first_message_may_have_arrived_can_still_be_deleted
     await assert_equal(rigged, sandbox)
 
 
+async def test_status_that_follows_its_station_is_not_forgotten_when_it_is_refused_at_first(rigged: Rig, sandbox: Sandbox) -> None:
+    await rigged.build("s1", evses=2)
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    sandbox.set_faults([{**REFUSE, "match": "status"}])
+    await rigged.sql("UPDATE station SET name = 'v1'")
+    refused = [evse_id("s1", 1), evse_id("s1", 2)]
+    await until(lambda: all(any(e["outcome"] == "fault:code" for e in told(sandbox, evse)) for evse in refused), "both were refused")
+    await rigged.set_status("s1", "Occupied", 2)
+    await until(lambda: rigged.value("SELECT count(*) = 0 FROM cdc_pusher.change"), "the change is captured")
+    sandbox.set_faults([])
+    await rigged.quiet()
+    await assert_equal(rigged, sandbox)
+
+
 # ── stopping, waking, reconnecting ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -346,18 +368,60 @@ async def test_station_is_sent_as_soon_as_its_data_are_mended(rigged: Rig, sandb
     assert await rigged.value("SELECT count(*) FROM cdc_pusher.outbox_problems") == 0
 
 
-async def test_status_rows_of_removed_evses_vanish(dsn: str, tmp_path: Path) -> None:
-    async with rig(dsn, tmp_path) as rigged, Sandbox(SandboxSettings(api_key=KEY, connectors_may_change=True)) as lenient:
-        rigged.add_emp("alpha", lenient, connectors_changed="send")
-        await rigged.build("s1", evses=3)
-        await rigged.ready_daemon()
-        await rigged.quiet()
-        await rigged.sql("DELETE FROM connector WHERE evse_id = %(evse)s", evse=evse_id("s1", 2))
-        await rigged.quiet()
-        await assert_equal(rigged, lenient)
-        rows = await rigged.sql("SELECT key FROM cdc_pusher.outbox WHERE kind = 'status' ORDER BY key")
-        assert [row["key"] for row in rows] == [evse_id("s1", 1), evse_id("s1", 3)]
-        assert await rigged.value("SELECT count(*) FROM cdc_pusher.evse") == 2
+async def test_status_rows_of_removed_evses_vanish(rigged: Rig, lenient: Sandbox) -> None:
+    rigged.add_emp("alpha", lenient, connectors_changed="send")
+    await rigged.build("s1", evses=3)
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    await rigged.sql("DELETE FROM connector WHERE evse_id = %(evse)s", evse=evse_id("s1", 2))
+    await rigged.quiet()
+    await assert_equal(rigged, lenient)
+    rows = await rigged.sql("SELECT key FROM cdc_pusher.outbox WHERE kind = 'status' ORDER BY key")
+    assert [row["key"] for row in rows] == [evse_id("s1", 1), evse_id("s1", 3)]
+    assert await rigged.value("SELECT count(*) FROM cdc_pusher.evse") == 2
+
+
+async def test_status_is_sent_again_if_its_evse_moved_and_changed_while_it_was_in_flight(rigged: Rig, lenient: Sandbox) -> None:
+    rigged.add_emp("alpha", lenient, connectors_changed="send")
+    await rigged.build("s1", "s2", evses=2)
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    lenient.set_faults([{"kind": "delay", "seconds": 0.5, "match": "status", "times": 1}])
+    await rigged.set_status("s1", "Occupied")
+    await until(lambda: lenient.stats()["faults"].get("delay"), "the status is in flight")
+    await rigged.sql("UPDATE connector SET station_id = 's2', status = 'Reserved' WHERE evse_id = %(evse)s", evse=evse_id("s1"))
+    await rigged.quiet()
+    await assert_equal(rigged, lenient)
+
+
+async def test_status_that_was_held_when_its_station_was_accepted_is_sent_once_it_is_mended(rigged: Rig, lenient: Sandbox) -> None:
+    rigged.add_emp("alpha", lenient, connectors_changed="send")
+    await rigged.build("s1", "s2", evses=2)
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    await rigged.set_status("s1", "Bogus")
+    await rigged.sql("UPDATE connector SET station_id = 's2' WHERE evse_id = %(evse)s", evse=evse_id("s1"))
+    await rigged.quiet()
+    assert evse_id("s1") in {connector["id"] for connector in lenient.stations["s2"]["station"]["connectors"]}
+    await rigged.set_status("s1", "Available")
+    await rigged.quiet()
+    await assert_equal(rigged, lenient)
+
+
+async def test_evse_in_two_stations_holds_both_until_one_lets_go(rigged: Rig, sandbox: Sandbox) -> None:
+    await rigged.build("s1", "s2")
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    await rigged.sql("INSERT INTO connector (station_id, evse_id, type, speed_kw) VALUES ('s2', %(evse)s, 'Type2', 22)", evse=evse_id("s1"))
+    held = "SELECT count(*) FROM cdc_pusher.outbox WHERE state = 'held' AND reason LIKE '%%more than one station (s1, s2)%%'"
+
+    async def all_are_held() -> bool:
+        return bool(await rigged.value(held) == 3)
+
+    await until(all_are_held, "both stations and the status are held")
+    await rigged.sql("DELETE FROM connector WHERE station_id = 's2' AND evse_id = %(evse)s", evse=evse_id("s1"))
+    await rigged.quiet()
+    await assert_equal(rigged, sandbox)
 
 
 # ── EMPs and secrets ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

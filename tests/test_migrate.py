@@ -102,7 +102,12 @@ def test_nothing_is_made_outside_our_schema(migrated: str) -> None:
 
 
 def test_role_that_owns_the_schema_can_migrate_without_rights_on_the_database(dsn: str) -> None:
-    run(dsn, "DROP ROLE IF EXISTS owner_of_schema", "CREATE ROLE owner_of_schema LOGIN", "CREATE SCHEMA cdc_pusher AUTHORIZATION owner_of_schema")
+    run(
+        dsn,
+        "DROP ROLE IF EXISTS owner_of_schema",
+        "CREATE ROLE owner_of_schema LOGIN",
+        "CREATE SCHEMA cdc_pusher AUTHORIZATION owner_of_schema",
+    )
     try:
         migrate.to(psycopg.conninfo.make_conninfo(dsn, user="owner_of_schema"))
         assert column(dsn, "SELECT version_num FROM cdc_pusher.alembic_version") == [migrate.head()]
@@ -120,7 +125,8 @@ def test_role_without_rights_is_told_so_in_one_line(dsn: str) -> None:
         run(dsn, "DROP ROLE nobody_here")
 
 
-def test_two_migrations_at_once_wait_for_each_other(dsn: str) -> None:
+def test_two_migrations_at_once_wait_for_each_other(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "50ms")
     with psycopg.connect(dsn) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('cdc_pusher migrate'))")
         with pytest.raises(CdcPusherError, match="lock timeout"):
@@ -188,7 +194,10 @@ REJECTED = PENDING | {"state": "rejected", "reason": "no"}
 def insert(dsn: str, table: str, row: Mapping[str, Any]) -> None:
     """Insert the row and roll back."""
     with psycopg.connect(dsn) as conn:
-        conn.execute(f"INSERT INTO cdc_pusher.{table} SELECT * FROM jsonb_populate_record(NULL::cdc_pusher.{table}, %s)".encode(), [row_of(table, row)])
+        conn.execute(
+            f"INSERT INTO cdc_pusher.{table} SELECT * FROM jsonb_populate_record(NULL::cdc_pusher.{table}, %s)".encode(),
+            [row_of(table, row)],
+        )
         conn.rollback()
 
 
@@ -290,14 +299,18 @@ def test_views_show_what_stands_in_the_outbox(migrated: str) -> None:
     with psycopg.connect(migrated) as conn:
         conn.execute("INSERT INTO cdc_pusher.emp (name) VALUES ('e'), ('empty')")
         for row in rows:
-            conn.execute("INSERT INTO cdc_pusher.outbox SELECT * FROM jsonb_populate_record(NULL::cdc_pusher.outbox, %s)", [row_of("outbox", row)])
+            conn.execute(
+                "INSERT INTO cdc_pusher.outbox SELECT * FROM jsonb_populate_record(NULL::cdc_pusher.outbox, %s)", [row_of("outbox", row)]
+            )
         problems = conn.execute("SELECT key, state, reason FROM cdc_pusher.outbox_problems ORDER BY key").fetchall()
         progress = conn.execute(
-            "SELECT emp, stations, stations_delivered, statuses, statuses_delivered, on_their_way, held, rejected FROM cdc_pusher.emp_progress"
+            "SELECT emp, stations, stations_delivered, statuses, statuses_delivered, on_their_way, held, rejected"
+            " FROM cdc_pusher.emp_progress"
         ).fetchall()
         lag = conn.execute("SELECT emp, undelivered, lag > interval '0' FROM cdc_pusher.delivery_lag").fetchall()
         states = conn.execute(
-            "SELECT station_id, state, name_at_emp, deleted_at_emp, evse_id, status, status_at_emp FROM cdc_pusher.station_state ORDER BY 1, 5"
+            "SELECT station_id, state, name_at_emp, deleted_at_emp, evse_id, status, status_at_emp"
+            " FROM cdc_pusher.station_state ORDER BY 1, 5"
         ).fetchall()
         conn.rollback()
     assert problems == [("E2", "rejected", "no"), ("E3", "pending", "cut"), ("t", "held", "zip")]

@@ -1,4 +1,4 @@
-"""What ties outbox rows together: an EVSE has one station, a status follows its station, an EVSE leaves one station before it joins another."""
+"""What ties outbox rows together: an EVSE has one station and leaves it before it joins another; a status follows its station."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -105,7 +105,14 @@ class Outbox:
         assert row.payload is not None
         gen = row.desired_gen
         self.rows[kind, key] = replace(
-            row, state="delivered", acknowledged=row.payload, delivered_gen=gen, next_attempt_at=None, changed_at=None, again=False, reason=None
+            row,
+            state="delivered",
+            acknowledged=row.payload,
+            delivered_gen=gen,
+            next_attempt_at=None,
+            changed_at=None,
+            again=False,
+            reason=None,
         )
         if kind == "station":
             carried = set() if oioi.is_deleted(row.payload) else set(oioi.evse_ids(row.payload))
@@ -119,7 +126,13 @@ class Outbox:
                 status = self.rows.get(("status", evse_id))
                 if status is not None and status.state != "held":
                     self.rows["status", evse_id] = replace(
-                        status, state="pending", again=True, reason=None, desired_gen=status.desired_gen + 1, next_attempt_at=NOW, changed_at=NOW
+                        status,
+                        state="pending",
+                        again=True,
+                        reason=None,
+                        desired_gen=status.desired_gen + 1,
+                        next_attempt_at=NOW,
+                        changed_at=NOW,
                     )
 
     def settled(self, *stations: Station) -> "Outbox":
@@ -160,9 +173,9 @@ def test_new_station_is_due_and_its_statuses_wait_for_it() -> None:
 
 
 def test_second_look_at_the_same_station_writes_nothing() -> None:
-    for outbox in (Outbox(), Outbox().settled(a_station("s", E1))):
-        outbox.capture(a_station("s", E1))
-        assert outbox.capture(a_station("s", E1)) == Plan(emp="e")
+    for some in (Outbox(), Outbox().settled(a_station("s", E1))):
+        some.capture(a_station("s", E1))
+        assert some.capture(a_station("s", E1)) == Plan(emp="e")
 
 
 def test_status_of_an_accepted_station_is_due_and_its_station_untouched() -> None:

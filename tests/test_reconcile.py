@@ -229,7 +229,11 @@ def test_station_that_was_deleted_comes_back_with_the_same_connectors_only() -> 
 def test_deletion_repeats_what_the_emp_last_accepted() -> None:
     for row in (delivered(A), pending(B), replace(pending(B), state="held", reason="zip", next_attempt_at=None)):
         gone = written(station(row, None))
-        assert (gone.state, gone.payload, gone.next_attempt_at) == ("pending", {**A, "deleted": True}, NOW if row.state != "pending" else EARLIER)
+        assert (gone.state, gone.payload, gone.next_attempt_at) == (
+            "pending",
+            {**A, "deleted": True},
+            NOW if row.state != "pending" else EARLIER,
+        )
 
 
 def test_deletion_of_what_may_have_arrived_is_sent() -> None:
@@ -312,7 +316,9 @@ def test_swap_under_send_deletes_a_station_that_gives_and_waits() -> None:
     swapped = payload("A", "E2", "E9")
     row = written(station(delivered(A), swapped, mode="send", elsewhere=frozenset({"E9"})))
     assert (row.payload, row.reason) == ({**A, "deleted": True}, None)
-    accepted = replace(row, state="delivered", acknowledged=row.payload, delivered_gen=row.desired_gen, changed_at=None, next_attempt_at=None)
+    accepted = replace(
+        row, state="delivered", acknowledged=row.payload, delivered_gen=row.desired_gen, changed_at=None, next_attempt_at=None
+    )
     waits = written(station(accepted, swapped, mode="send", elsewhere=frozenset({"E9"})))
     assert (waits.payload, waits.reason) == (swapped, "waits until the EMP has let go of E9 in another station")
     only_gains = written(station(delivered(A), payload("A", "E1", "E2", "E9"), mode="send", elsewhere=frozenset({"E9"})))
