@@ -45,7 +45,7 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
         _, now = await outbox.lock_capture(conn)
         changes = await outbox.consume(conn, limit)
         if any(change.station_id is None for change in changes):
-            await outbox.order_walk(conn, emps, "sweep")
+            await outbox.order_sweep(conn, emps)
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}
         written = await _bring_up_to_date(conn, source, emps, occasions)

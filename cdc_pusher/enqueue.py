@@ -81,7 +81,7 @@ async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None
         if row is None:
             return None
         await outbox.lock_emps(conn, emps)
-        await outbox.order_walk(conn, emps, "sweep")
+        await outbox.order_sweep(conn, emps)
     return int(row["missed"])
 
 

@@ -48,7 +48,9 @@ def to(dsn: str, revision: str = "head") -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA} migrate'))")
-            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            # IF NOT EXISTS would ask for the right to create one even where it is there.
+            if connection.exec_driver_sql(f"SELECT to_regnamespace('{SCHEMA}')").scalar() is None:
+                connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
             config.attributes["connection"] = connection
             (command.downgrade if revision == "base" else command.upgrade)(config, revision)
     except psycopg.OperationalError as error:

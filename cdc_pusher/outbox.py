@@ -119,6 +119,11 @@ async def record_changes(conn: Connection, stations: Sequence[str], *, emp: str 
     await conn.execute(_capture.record_changes, {"stations": list(stations), "emp": emp, "priority": priority, "resend": resend})
 
 
+async def order_sweep(conn: Connection, emps: Iterable[str]) -> None:
+    """Have every station gone through for these EMPs, after the walk that may be under way."""
+    await conn.execute(_capture.order_sweep, {"emps": list(emps)})
+
+
 async def order_walk(conn: Connection, emps: Iterable[str], walk: str, resend: Resend = None) -> None:
     """Have every station gone through for these EMPs, from the beginning; `walk` is 'full load', 'resync' or 'sweep'."""
     await conn.execute(_capture.order_walk, {"emps": list(emps), "walk": walk, "resend": resend})
@@ -201,41 +206,53 @@ async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> li
     sent = [(evse_id, c.key) for c in claims if c.kind == "station" and not c.deletes for evse_id in set(oioi.evse_ids(c.payload))]
     if sent:
         await conn.execute(_delivery.expose_evses, {"emp": emp, "evse": [e for e, _ in sent], "station": [s for _, s in sent]})
+    if deleted := [c.key for c in claims if c.deletes]:
+        await conn.execute(_delivery.doubt_evses, {"emp": emp, "stations": deleted})
     return claims
 
 
 async def record(conn: Connection, emp: str, results: Sequence[Result]) -> Recorded:
     """Record what came of claims, with all that follows for other rows."""
-    unsent = [r for r in results if r.outcome == "unsent"]
+    unsent = [r.claim for r in results if r.outcome == "unsent"]
     answered = {(r.claim.kind, r.claim.key): r for r in results if r.outcome != "unsent"}
-    again: set[str] = set()
-    refused: set[str] = {r.claim.key for r in unsent if r.claim.kind == "station" and not r.claim.uncertain}
+    look_again: set[str] = set()
     counted: list[Result] = []
+    refused = [c for c in unsent if not c.uncertain]
     if unsent:
-        released = await conn.execute(_delivery.release_claims, {"emp": emp, "claims": _json([r.claim.identity for r in unsent])})
-        again |= {row["station_id"] async for row in released if row["superseded"]}
+        released = await conn.execute(_delivery.release_claims, {"emp": emp, "claims": _json([c.identity for c in unsent])})
+        look_again |= {row["station_id"] async for row in released if row["superseded"]}
     if answered:
         answers = _json([r.row for r in answered.values()])
         for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers})).fetchall():
             result = answered[row["kind"], row["key"]]
             counted.append(result)
-            if row["superseded"] or (result.outcome == "accepted" and result.claim.deletes):
-                again.add(row["station_id"])
-            if result.claim.kind == "station" and result.outcome != "accepted" and not row["uncertain"]:
-                refused.add(result.claim.key)
+            if row["superseded"] or _changes_the_question(result):
+                look_again.add(row["station_id"])
+            if result.outcome != "accepted" and not row["uncertain"]:
+                refused.append(result.claim)
         await conn.execute(_delivery.record_attempts, {"emp": emp, "host": _HOST, "answers": answers})
-    await _follow(conn, emp, counted, sorted(refused))
-    if again:
-        await conn.execute(_delivery.look_again, {"emp": emp, "stations": sorted(again)})
-    return Recorded(counted=counted, superseded=bool(again))
+    await _follow(conn, emp, counted, [c for c in refused if c.kind == "station"])
+    if look_again:
+        await conn.execute(_delivery.look_again, {"emp": emp, "stations": sorted(look_again)})
+    return Recorded(counted=counted, superseded=bool(look_again))
 
 
-async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused: Sequence[str]) -> None:
+def _changes_the_question(result: Result) -> bool:
+    """Whether what the EMP has now may call for another message: after a deletion, or when a doubt about a station was settled."""
+    claim = result.claim
+    return claim.kind == "station" and result.outcome in ("accepted", "rejected") and (claim.deletes or claim.uncertain)
+
+
+async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused: Sequence[Claim]) -> None:
     """What an answer about one row means for the rows beside it."""
     accepted = [r.claim for r in results if r.outcome == "accepted" and r.claim.kind == "station"]
     missing = [r.claim.key for r in results if r.outcome == "station_missing"]
-    if refused:
-        await conn.execute(_delivery.withdraw_evses, {"emp": emp, "stations": refused})
+    for query, stations in (
+        (_delivery.withdraw_evses, [c.key for c in refused if not c.deletes]),
+        (_delivery.restore_evses, [c.key for c in refused if c.deletes]),
+    ):
+        if stations:
+            await conn.execute(query, {"emp": emp, "stations": stations})
     if accepted:
         carried = [(evse_id, c.key) for c in accepted if not c.deletes for evse_id in sorted(set(oioi.evse_ids(c.payload)))]
         columns = {"evse": [e for e, _ in carried], "station": [s for _, s in carried], "stations": [c.key for c in accepted]}

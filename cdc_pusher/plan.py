@@ -6,7 +6,7 @@ station, and an EVSE that the EMP has elsewhere must leave there first.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from cdc_pusher import oioi, reconcile
@@ -91,6 +91,7 @@ class _Batch:
                 self.accepted[e.evse_id].add(e.station_id)
         self.leaving = {e.station_id for e in evses if e.leaving}
         self.statuses: dict[str, Mapping[str, Desired]] = {}
+        self.outcomes: dict[str, Entry | None] = {}
 
     def plan(self) -> Plan:
         self._compare_listings()
@@ -132,9 +133,12 @@ class _Batch:
             elsewhere={e for e in listed_evses(self.reading.get(station_id)) if self.holders[e] - {station_id}},
         )
         self.result.note(row, decision)
-        outcome = decision if isinstance(decision, Entry) else row
+        outcome = self.outcomes[station_id] = decision if isinstance(decision, Entry) else row
         goes = outcome is not None and outcome.state != "held" and outcome.payload is not None and oioi.is_deleted(outcome.payload)
         (self.leaving.add if goes else self.leaving.discard)(station_id)
+
+    def _is_sent(self, owners: Iterable[str]) -> bool:
+        return any((row := self.outcomes.get(owner)) is not None and row.state in ("pending", "in_flight") for owner in owners)
 
     def _desired(self, station_id: str) -> Desired:
         found = self.reading.get(station_id)
@@ -177,6 +181,8 @@ class _Batch:
                 desired = row.payload
             case _:
                 desired = Held(reason=self._shared(evse_id))
+        if occasion.resend == "everything" and self._is_sent(owners):
+            occasion = replace(occasion, resend="undelivered")  # it follows when its station is accepted
         due = bool(self.accepted[evse_id] - self.leaving)
         station_id = owners[0] if owners else (row.station_id if row else "")
         decision = reconcile.status(row, desired, occasion, emp=self.receiver.name, key=evse_id, station_id=station_id, due=due)

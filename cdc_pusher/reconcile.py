@@ -39,8 +39,8 @@ class Entry:
     sending_gen: int | None = None
     state: State = "pending"
     reason: str | None = None
-    uncertain: bool = False
-    again: bool = False
+    doubtful: Payload | None = None
+    resend_gen: int = 0
     priority: int = 0
     attempts: int = 0
     next_attempt_at: datetime | None = None
@@ -49,6 +49,16 @@ class Entry:
     @property
     def in_flight(self) -> bool:
         return self.state == "in_flight"
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the EMP may hold something else than it acknowledged."""
+        return self.doubtful is not None
+
+    @property
+    def again(self) -> bool:
+        """Whether it is to be sent even if the EMP has it."""
+        return self.resend_gen > self.delivered_gen
 
     @property
     def maybe_at_emp(self) -> bool:
@@ -114,12 +124,13 @@ def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str,
         if desired is None:
             return None
         row = Entry(emp=emp, kind="status", key=key, station_id=station_id)
-    if row.in_flight:
-        return _mark(row, desired, occasion)
     if desired is None:
-        return FORGET
+        return _mark(row, desired, occasion) if row.in_flight else FORGET
     moved = row if row.station_id == station_id else replace(row, station_id=station_id)
-    decision = _settle(moved, desired, occasion, due=due, reason=None if due else WAITS_FOR_STATION)
+    if row.in_flight:
+        decision = _mark(moved, desired, occasion)
+    else:
+        decision = _settle(moved, desired, occasion, due=due, reason=None if due else WAITS_FOR_STATION)
     return moved if decision is None and moved is not row else decision
 
 
@@ -133,8 +144,7 @@ def _waits(desired: Payload | Held, elsewhere: Set[str]) -> str | None:
 
 def _deletion(row: Entry) -> Payload:
     """The deletion of what the EMP has or may have; a row that may be at the EMP has always had a payload."""
-    known = row.acknowledged if row.acknowledged is not None else row.payload
-    assert known is not None
+    known = next(content for content in (row.doubtful, row.acknowledged, row.payload) if content is not None)
     return oioi.deleted(known)
 
 
@@ -142,8 +152,11 @@ def _with_connector_rule(row: Entry, desired: Payload, connectors_changed: Liter
     """OIOI v4, station-post: the connectors of a station that the EMP already has may not change, neither their number nor their ids.
 
     `hold` keeps the new version back. `send` is for EMPs that allow it; there a station that gives EVSEs away and waits for others that are
-    still elsewhere is deleted first, for two stations that swap would wait for each other for ever.
+    still elsewhere is deleted first, for two stations that swap would wait for each other for ever. Under `hold` a doubt is settled first:
+    what may have arrived is sent again, and only what the EMP makes of it decides.
     """
+    if connectors_changed == "hold" and row.doubtful is not None and oioi.evse_ids(row.doubtful) != oioi.evse_ids(desired):
+        return row.doubtful
     if row.acknowledged is None:
         return desired
     was, is_now = oioi.evse_ids(row.acknowledged), oioi.evse_ids(desired)
@@ -175,12 +188,12 @@ def _mark(row: Entry, desired: Desired, occasion: Occasion) -> Entry | None:
     forced = occasion.forces(row.kind)
     if row.payload == desired and not forced:
         return None
-    marked = row.desired_gen > (row.sending_gen or 0)
-    if marked and (row.again or not forced):
+    sending_gen = row.sending_gen or 0
+    marked = row.desired_gen > sending_gen
+    if marked and (row.resend_gen > sending_gen or not forced):
         return None
-    return replace(
-        row, desired_gen=row.desired_gen + (not marked), again=row.again or forced, priority=min(row.priority, occasion.priority)
-    )
+    gen = row.desired_gen + (not marked)
+    return replace(row, desired_gen=gen, resend_gen=gen if forced else row.resend_gen, priority=min(row.priority, occasion.priority))
 
 
 def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: bool, reason: str | None) -> Entry | None:
@@ -206,7 +219,7 @@ def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: boo
         state="pending",
         payload=desired,
         reason=reason,
-        again=forced,
+        resend_gen=row.desired_gen + 1 if forced else row.resend_gen,
         priority=min(row.priority, urgency) if keeps_its_turn else urgency,
         attempts=row.attempts if keeps_its_turn else 0,
         next_attempt_at=((row.next_attempt_at if keeps_its_turn else None) or occasion.now) if due else None,

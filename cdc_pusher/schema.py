@@ -94,14 +94,14 @@ outbox = Table(
         comment="pending, in_flight, delivered; held: cannot be a valid message; rejected: the EMP refused it",
     ),
     Column("reason", Text, comment="Why it is not delivered, in words"),
+    Column("doubtful", JSONB, comment="What the EMP may have applied: the last message whose outcome is unknown; NULL: none is"),
     Column(
-        "uncertain",
-        Boolean,
+        "resend_gen",
+        BigInteger,
         nullable=False,
-        server_default=text("false"),
-        comment="The outcome of a request since the last accepted one is unknown: the EMP may hold something else than acknowledged",
+        server_default=text("0"),
+        comment="This generation or a later one has to be sent, even if the EMP has its content already",
     ),
-    Column("again", Boolean, nullable=False, server_default=text("false"), comment="To be sent once more even if the EMP has it already"),
     Column(
         "priority", SmallInteger, nullable=False, server_default=text("0"), comment="Low goes first: live before full load before sweep"
     ),
@@ -125,10 +125,13 @@ outbox = Table(
     CheckConstraint("next_attempt_at IS NULL OR state = 'pending'", name="only_pending_is_due"),
     CheckConstraint("state NOT IN ('held', 'rejected') OR reason IS NOT NULL", name="a_problem_has_its_reason"),
     CheckConstraint("state = 'held' OR payload IS NOT NULL", name="what_is_sent_has_a_payload"),
-    CheckConstraint("delivered_gen <= desired_gen AND coalesce(sending_gen, 0) <= desired_gen", name="generations_are_in_order"),
+    CheckConstraint(
+        "delivered_gen <= desired_gen AND resend_gen <= desired_gen AND coalesce(sending_gen, 0) <= desired_gen",
+        name="generations_are_in_order",
+    ),
     CheckConstraint(
         "state <> 'delivered' OR (delivered_gen = desired_gen AND acknowledged IS NOT NULL"
-        " AND NOT uncertain AND NOT again AND changed_at IS NULL)",
+        " AND doubtful IS NULL AND resend_gen <= delivered_gen AND changed_at IS NULL)",
         name="delivered_means_acknowledged",
     ),
     CheckConstraint("state = 'delivered' OR changed_at IS NOT NULL", name="undelivered_has_an_age"),
@@ -192,6 +195,7 @@ emp = Table(
     Column("walk_resend", Text, comment="change.resend of what the walk puts into the change log"),
     Column("walk_stations", BigInteger, nullable=False, server_default=text("0"), comment="Stations the walk has put into the change log"),
     Column("mapping", Text, comment="Fingerprint of the configuration that the outbox was captured with; another one orders a sweep"),
+    Column("walk_again", Boolean, nullable=False, server_default=text("false"), comment="Begin again when this walk ends"),
     _timestamp("paused_at", "Since when people have paused this EMP; NULL: it is served"),
     PrimaryKeyConstraint("name"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),

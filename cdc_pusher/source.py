@@ -27,7 +27,7 @@ REQUIRED = {
 }
 
 # What one station's values can cause; anything else is the mapping's or the server's fault.
-_OF_THE_DATA = (psycopg.DataError, psycopg.errors.CardinalityViolation)
+_OF_THE_DATA = (psycopg.DataError, psycopg.errors.CardinalityViolation, ValueError, OverflowError, RecursionError)
 
 
 class Source:
@@ -83,10 +83,16 @@ class Source:
         return {**await self.read(station_ids[:middle]), **await self.read(station_ids[middle:])}
 
     async def page(self, after: str | None, limit: int) -> list[str]:
-        """The next station ids (text) in the order of the mapping's own column type; `after` is the last one of the page before."""
+        """The next station ids (text) in the order of the mapping's own column type; `after` is the last one of the page before.
+
+        Raises `MappingError`, also when one row's data make the query fail: nobody can say which rows come after it.
+        """
         query = self._first_page if after is None else self._next_page
-        async with _snapshot(self._conn):
-            rows = await (await self._conn.execute(query, {"after": after, "limit": limit})).fetchall()
+        try:
+            async with _snapshot(self._conn):
+                rows = await (await self._conn.execute(query, {"after": after, "limit": limit})).fetchall()
+        except _OF_THE_DATA as error:
+            raise MappingError(f"source.stations: {one_line(error)}") from error
         return list(dict.fromkeys(row["station_id"] for row in rows))
 
     async def missing(self, station_ids: Sequence[str]) -> list[str]:

@@ -60,7 +60,7 @@ SELECT
     AS unfinished
 """
 OF_KEYS_OUTBOX = """
-SELECT kind, key, station_id, state, reason, desired_gen, delivered_gen, uncertain, again, attempts, next_attempt_at::text,
+SELECT kind, key, station_id, state, reason, desired_gen, delivered_gen, doubtful, resend_gen, attempts, next_attempt_at::text,
     payload - 'address' - 'contact' AS payload, acknowledged IS NOT DISTINCT FROM payload AS same
 FROM cdc_pusher.outbox
 WHERE key = ANY (%(keys)s) OR station_id = ANY (%(keys)s)

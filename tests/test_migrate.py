@@ -203,7 +203,7 @@ def insert(dsn: str, table: str, row: Mapping[str, Any]) -> None:
 
 def row_of(table: str, row: Mapping[str, Any]) -> str:
     """The row as JSON, with the column defaults that jsonb_populate_record does not know."""
-    defaults = {"outbox": {"desired_gen": 1, "delivered_gen": 0, "uncertain": False, "again": False, "priority": 0, "attempts": 0}}
+    defaults = {"outbox": {"desired_gen": 1, "delivered_gen": 0, "resend_gen": 0, "priority": 0, "attempts": 0}}
     parsed = {k: json.loads(v) if k in ("payload", "acknowledged") and v is not None else v for k, v in row.items()}
     return json.dumps({**defaults.get(table, {}), **parsed})
 
@@ -217,7 +217,7 @@ def row_of(table: str, row: Mapping[str, Any]) -> str:
         IN_FLIGHT | {"desired_gen": 3},
         DELIVERED,
         HELD,
-        HELD | {"payload": "{}", "acknowledged": "{}", "delivered_gen": 1, "uncertain": True},
+        HELD | {"payload": "{}", "acknowledged": "{}", "delivered_gen": 1, "doubtful": "{}"},
         REJECTED,
     ],
 )
@@ -246,8 +246,8 @@ def test_row_that_can_be_is_taken(migrated: str, row: Mapping[str, Any]) -> None
         (IN_FLIGHT | {"sending_gen": 3}, "outbox_generations_are_in_order"),
         (DELIVERED | {"delivered_gen": 1}, "outbox_delivered_means_acknowledged"),
         (DELIVERED | {"acknowledged": None}, "outbox_delivered_means_acknowledged"),
-        (DELIVERED | {"uncertain": True}, "outbox_delivered_means_acknowledged"),
-        (DELIVERED | {"again": True}, "outbox_delivered_means_acknowledged"),
+        (DELIVERED | {"doubtful": "{}"}, "outbox_delivered_means_acknowledged"),
+        (DELIVERED | {"desired_gen": 3, "delivered_gen": 3, "resend_gen": 4}, "outbox_delivered_means_acknowledged"),
         (DELIVERED | {"changed_at": "2026-01-01"}, "outbox_delivered_means_acknowledged"),
         (PENDING | {"changed_at": None}, "outbox_undelivered_has_an_age"),
         (HELD | {"changed_at": None}, "outbox_undelivered_has_an_age"),

@@ -111,7 +111,7 @@ class Outbox:
             delivered_gen=gen,
             next_attempt_at=None,
             changed_at=None,
-            again=False,
+            doubtful=None,
             reason=None,
         )
         if kind == "station":
@@ -124,14 +124,14 @@ class Outbox:
             for evse_id in carried:
                 self.evses[evse_id, key] = (self.evses.get((evse_id, key), (False, "no"))[0], "yes")
                 status = self.rows.get(("status", evse_id))
-                if status is not None and status.state != "held":
+                if status is not None:
                     self.rows["status", evse_id] = replace(
                         status,
-                        state="pending",
-                        again=True,
-                        reason=None,
+                        state="held" if status.state == "held" else "pending",
+                        resend_gen=status.desired_gen + 1,
+                        reason=status.reason if status.state == "held" else None,
                         desired_gen=status.desired_gen + 1,
-                        next_attempt_at=NOW,
+                        next_attempt_at=None if status.state == "held" else NOW,
                         changed_at=NOW,
                     )
 

@@ -99,7 +99,7 @@ def test_change_that_is_taken_back_before_it_was_sent_needs_no_message() -> None
 
 def test_change_that_is_taken_back_is_sent_when_an_outcome_is_unknown() -> None:
     """The EMP may have applied the request whose answer was lost."""
-    row = written(station(pending(B, uncertain=True, attempts=1, next_attempt_at=SOON), A))
+    row = written(station(pending(B, doubtful=B, attempts=1, next_attempt_at=SOON), A))
     assert (row.state, row.payload, row.uncertain) == ("pending", A, True)
     assert row.next_attempt_at is not None
 
@@ -186,7 +186,7 @@ def test_holding_keeps_the_age_of_the_oldest_change() -> None:
 
 
 def test_unknown_outcome_outlives_being_held() -> None:
-    held = written(station(pending(B, uncertain=True), Held(reason="zip")))
+    held = written(station(pending(B, doubtful=B), Held(reason="zip")))
     assert held.uncertain
     assert written(station(held, A)).state == "pending"
 
@@ -237,7 +237,7 @@ def test_deletion_repeats_what_the_emp_last_accepted() -> None:
 
 
 def test_deletion_of_what_may_have_arrived_is_sent() -> None:
-    gone = written(station(pending(B, acknowledged=None, delivered_gen=0, uncertain=True), None))
+    gone = written(station(pending(B, acknowledged=None, delivered_gen=0, doubtful=B), None))
     assert gone.payload == {**B, "deleted": True}
 
 
@@ -338,7 +338,7 @@ def can_be(row: Entry, lease: bool) -> bool:
             row.next_attempt_at is None or row.state == "pending",
             row.state not in ("held", "rejected") or row.reason is not None,
             row.state == "held" or row.payload is not None,
-            row.delivered_gen <= row.desired_gen and (row.sending_gen or 0) <= row.desired_gen,
+            max(row.delivered_gen, row.resend_gen, row.sending_gen or 0) <= row.desired_gen,
             row.state != "delivered"
             or (
                 row.delivered_gen == row.desired_gen
@@ -372,8 +372,8 @@ rows = st.builds(
     sending_gen=st.none() | st.integers(1, 4),
     state=st.sampled_from(["pending", "in_flight", "delivered", "held", "rejected"]),
     reason=st.none() | st.just("because"),
-    uncertain=st.booleans(),
-    again=st.booleans(),
+    doubtful=st.none() | payloads,
+    resend_gen=st.integers(0, 4),
     priority=st.sampled_from([0, 1, 11, 21]),
     attempts=st.integers(0, 3),
     next_attempt_at=st.none() | times,
@@ -394,8 +394,8 @@ def lawful(row: Entry) -> Entry:
             payload=maybe,
             acknowledged=maybe,
             delivered_gen=row.desired_gen,
-            uncertain=False,
-            again=False,
+            doubtful=None,
+            resend_gen=min(row.resend_gen, row.desired_gen),
             changed_at=None,
             next_attempt_at=None,
             reason=None,
@@ -407,6 +407,7 @@ def lawful(row: Entry) -> Entry:
         reason="because" if row.state in ("held", "rejected") else row.reason,
         next_attempt_at=row.next_attempt_at if row.state == "pending" else None,
         delivered_gen=min(row.delivered_gen, row.desired_gen) if row.acknowledged is not None else 0,
+        resend_gen=min(row.resend_gen, row.desired_gen),
         changed_at=row.changed_at or EARLIER,
     )
 
@@ -445,14 +446,15 @@ def test_every_decision_is_a_row_that_can_be(
         case Entry():
             assert can_be(decision, before.in_flight)
             assert decision.desired_gen >= max(before.desired_gen, 1)
-            assert (decision.acknowledged, decision.uncertain, decision.sending_gen) == (
+            assert (decision.acknowledged, decision.doubtful, decision.sending_gen) == (
                 before.acknowledged,
-                before.uncertain,
+                before.doubtful,
                 before.sending_gen,
             )
             assert decision.state != "delivered" or decision.payload == decision.acknowledged
             if before.in_flight:
-                assert replace(decision, desired_gen=0, again=False, priority=0) == replace(before, desired_gen=0, again=False, priority=0)
+                same = {"desired_gen": 0, "resend_gen": 0, "priority": 0, "station_id": ""}
+                assert replace(decision, **same) == replace(before, **same)
             if not decision.again:
                 assert decide(decision, replace(occasion, resend=None)) is None, "a second look finds nothing new"
         case None:

@@ -25,7 +25,7 @@ ORDER BY name
 FOR NO KEY UPDATE
 
 -- name: evses
--- What is known of the EVSEs of these stations, and of these EVSEs in any station; `leaving`: the station is about to be deleted at the EMP.
+-- What is known of the EVSEs of these stations, and of these and those EVSEs in any station; `leaving`: the station is about to be deleted at the EMP.
 SELECT
     e.emp,
     e.evse_id,
@@ -42,7 +42,20 @@ FROM (
     SELECT emp, evse_id, station_id, listed, at_emp
     FROM cdc_pusher.evse
     WHERE emp = ANY (%(emps)s)
-      AND evse_id = ANY (%(evses)s)
+      AND evse_id = ANY (ARRAY(
+          SELECT unnest(%(evses)s::text[])
+          UNION
+          SELECT evse_id
+          FROM cdc_pusher.evse
+          WHERE emp = ANY (%(emps)s)
+            AND station_id = ANY (%(stations)s)
+          UNION
+          SELECT key
+          FROM cdc_pusher.outbox
+          WHERE emp = ANY (%(emps)s)
+            AND station_id = ANY (%(stations)s)
+            AND kind = 'status'
+      ))
 ) AS e
 LEFT JOIN cdc_pusher.outbox AS o
     ON o.emp = e.emp
@@ -52,14 +65,14 @@ LEFT JOIN cdc_pusher.outbox AS o
 -- name: entries
 -- The outbox rows of these stations, and the status rows of these EVSEs whatever station they stand under.
 SELECT
-    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, uncertain, again,
+    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen,
     priority, attempts, next_attempt_at, changed_at
 FROM cdc_pusher.outbox
 WHERE emp = ANY (%(emps)s)
   AND station_id = ANY (%(stations)s)
 UNION ALL
 SELECT
-    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, uncertain, again,
+    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen,
     priority, attempts, next_attempt_at, changed_at
 FROM cdc_pusher.outbox
 WHERE emp = ANY (%(emps)s)
@@ -70,16 +83,16 @@ WHERE emp = ANY (%(emps)s)
 -- name: insert_entries
 -- New outbox rows.
 INSERT INTO cdc_pusher.outbox (
-    emp, kind, key, station_id, payload, desired_gen, state, reason, again, priority, next_attempt_at, changed_at
+    emp, kind, key, station_id, payload, desired_gen, state, reason, resend_gen, priority, next_attempt_at, changed_at
 )
-SELECT emp, kind, key, station_id, payload, desired_gen, state, reason, again, priority, next_attempt_at, changed_at
+SELECT emp, kind, key, station_id, payload, desired_gen, state, reason, resend_gen, priority, next_attempt_at, changed_at
 FROM jsonb_to_recordset(%(rows)s) AS r (
-    emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, state text, reason text, again boolean,
+    emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, state text, reason text, resend_gen bigint,
     priority smallint, next_attempt_at timestamptz, changed_at timestamptz
 )
 
 -- name: update_entries
--- Outbox rows as capture has decided; what only delivery knows (acknowledged, uncertain, lease) is left alone.
+-- Outbox rows as capture has decided; what only delivery knows (acknowledged, doubtful, lease) is left alone.
 UPDATE cdc_pusher.outbox AS o
 SET station_id = r.station_id,
     payload = r.payload,
@@ -87,14 +100,14 @@ SET station_id = r.station_id,
     delivered_gen = r.delivered_gen,
     state = r.state,
     reason = r.reason,
-    again = r.again,
+    resend_gen = r.resend_gen,
     priority = r.priority,
     attempts = r.attempts,
     next_attempt_at = r.next_attempt_at,
     changed_at = r.changed_at
 FROM jsonb_to_recordset(%(rows)s) AS r (
     emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, delivered_gen bigint, state text, reason text,
-    again boolean, priority smallint, attempts integer, next_attempt_at timestamptz, changed_at timestamptz
+    resend_gen bigint, priority smallint, attempts integer, next_attempt_at timestamptz, changed_at timestamptz
 )
 WHERE o.emp = r.emp
   AND o.kind = r.kind
@@ -148,8 +161,18 @@ FROM unnest(%(stations)s::text[]) AS r (station_id)
 -- Have these EMPs' stations gone through from the beginning; a full load that is under way stays one.
 UPDATE cdc_pusher.emp
 SET walk = CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE %(walk)s END,
+    walk_again = false,
     walk_phase = 'source',
     walk_cursor = NULL,
     walk_resend = %(resend)s,
     walk_stations = 0
+WHERE name = ANY (%(emps)s)
+
+-- name: order_sweep
+-- Have these EMPs' stations gone through; a walk that is under way comes to its end before the next one begins, or none ever would.
+UPDATE cdc_pusher.emp
+SET walk_again = walk IS NOT NULL,
+    walk = coalesce(walk, CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE 'sweep' END),
+    walk_phase = coalesce(walk_phase, 'source'),
+    walk_stations = CASE WHEN walk IS NULL THEN 0 ELSE walk_stations END
 WHERE name = ANY (%(emps)s)

@@ -10,7 +10,7 @@ FOR NO KEY UPDATE
 WITH expired AS (
     UPDATE cdc_pusher.outbox
     SET state = 'pending',
-        uncertain = true,
+        doubtful = payload,
         attempts = attempts + 1,
         last_error = 'the claim ran out: the daemon died or hung while the request was in flight',
         sending_gen = NULL,
@@ -68,7 +68,6 @@ WITH due AS (
 UPDATE cdc_pusher.outbox AS o
 SET state = 'in_flight',
     sending_gen = o.desired_gen,
-    again = false,
     reason = NULL,
     next_attempt_at = NULL,
     lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
@@ -76,7 +75,7 @@ FROM due
 WHERE o.emp = due.emp
   AND o.kind = due.kind
   AND o.key = due.key
-RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.uncertain, o.priority, o.changed_at
+RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at
 
 -- name: expose_evses
 -- Stations are about to be sent: from now on the EMP may have these EVSEs in them.
@@ -86,6 +85,14 @@ FROM unnest(%(evse)s::text[], %(station)s::text[]) AS r (evse_id, station_id)
 ON CONFLICT (emp, evse_id, station_id) DO UPDATE
 SET at_emp = 'maybe'
 WHERE e.at_emp = 'no'
+
+-- name: doubt_evses
+-- Stations are about to be deleted: from now on the EMP may have lost these EVSEs, and their statuses wait.
+UPDATE cdc_pusher.evse
+SET at_emp = 'maybe'
+WHERE emp = %(emp)s
+  AND station_id = ANY (%(stations)s)
+  AND at_emp = 'yes'
 
 -- name: record
 -- The answers to claimed messages. One that is not in flight any more under this claim came too late and counts for nothing: the message is
@@ -99,7 +106,7 @@ WITH answer AS (
 )
 UPDATE cdc_pusher.outbox AS o
 SET state = CASE
-        WHEN a.outcome = 'accepted' AND o.desired_gen = o.sending_gen AND NOT o.again THEN 'delivered'
+        WHEN a.outcome = 'accepted' AND o.desired_gen = o.sending_gen THEN 'delivered'
         WHEN a.outcome = 'rejected' AND o.desired_gen = o.sending_gen THEN 'rejected'
         ELSE 'pending'
     END,
@@ -108,10 +115,15 @@ SET state = CASE
     delivered_at = CASE WHEN a.outcome = 'accepted' THEN clock_timestamp() ELSE o.delivered_at END,
     changed_at = CASE
         WHEN a.outcome <> 'accepted' THEN o.changed_at
-        WHEN o.desired_gen = o.sending_gen AND NOT o.again THEN NULL
+        WHEN o.desired_gen = o.sending_gen THEN NULL
         ELSE clock_timestamp()
     END,
-    uncertain = CASE a.outcome WHEN 'accepted' THEN false ELSE o.uncertain OR a.uncertain END,
+    doubtful = CASE
+        WHEN a.outcome = 'accepted' THEN NULL
+        WHEN a.outcome = 'rejected' AND o.payload = o.doubtful THEN NULL
+        WHEN a.uncertain THEN o.payload
+        ELSE o.doubtful
+    END,
     attempts = CASE a.outcome WHEN 'accepted' THEN 0 ELSE o.attempts + a.counts END,
     reason = a.reason,
     next_attempt_at = CASE
@@ -129,7 +141,7 @@ WHERE o.emp = %(emp)s
   AND o.state = 'in_flight'
   AND o.sending_gen = a.sending_gen
   AND o.lease_until = a.lease_until
-RETURNING o.kind, o.key, o.station_id, o.uncertain, o.desired_gen > a.sending_gen AS superseded, a.outcome
+RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, o.desired_gen > a.sending_gen AS superseded, a.outcome
 
 -- name: settle_evses
 -- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not.
@@ -184,27 +196,34 @@ WHERE emp = %(emp)s
   AND at_emp = 'maybe'
   AND listed
 
+-- name: restore_evses
+-- Deletions were refused for sure: the EMP has the EVSEs still.
+UPDATE cdc_pusher.evse
+SET at_emp = 'yes'
+WHERE emp = %(emp)s
+  AND station_id = ANY (%(stations)s)
+  AND at_emp = 'maybe'
+
 -- name: release_statuses
 -- The EMP has accepted the stations of these EVSEs: their current statuses follow, whether the EMP had them before or not.
 UPDATE cdc_pusher.outbox
-SET state = CASE state WHEN 'in_flight' THEN state ELSE 'pending' END,
-    again = true,
+SET state = CASE WHEN state IN ('in_flight', 'held') THEN state ELSE 'pending' END,
     desired_gen = desired_gen + 1,
-    reason = NULL,
+    resend_gen = desired_gen + 1,
+    reason = CASE state WHEN 'held' THEN reason END,
     attempts = CASE state WHEN 'rejected' THEN 0 ELSE attempts END,
-    next_attempt_at = CASE state WHEN 'in_flight' THEN NULL ELSE now() END,
+    next_attempt_at = CASE WHEN state IN ('in_flight', 'held') THEN NULL ELSE now() END,
     changed_at = coalesce(changed_at, clock_timestamp())
 WHERE emp = %(emp)s
   AND kind = 'status'
   AND key = ANY (%(evses)s)
-  AND state <> 'held'
 
 -- name: send_stations_again
 -- The EMP said that it does not know an EVSE that it had accepted: its station is sent again, and its statuses wait for that.
 UPDATE cdc_pusher.outbox AS o
 SET state = 'pending',
-    again = true,
     desired_gen = o.desired_gen + 1,
+    resend_gen = o.desired_gen + 1,
     reason = 'the EMP does not know an EVSE of it any more',
     next_attempt_at = now(),
     changed_at = coalesce(o.changed_at, clock_timestamp())
@@ -239,7 +258,6 @@ UPDATE cdc_pusher.outbox AS o
 SET state = 'pending',
     sending_gen = NULL,
     lease_until = NULL,
-    again = true,
     next_attempt_at = CASE WHEN o.desired_gen > o.sending_gen THEN NULL ELSE now() END
 FROM jsonb_to_recordset(%(claims)s) AS r (kind text, key text, sending_gen bigint, lease_until timestamptz)
 WHERE o.emp = %(emp)s

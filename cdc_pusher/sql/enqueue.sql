@@ -53,10 +53,11 @@ LIMIT %(limit)s
 -- Note how far a walk has come, unless somebody else has moved it meanwhile; at its end the full load is complete.
 UPDATE cdc_pusher.emp
 SET walk_cursor = %(cursor)s,
-    walk_phase = %(phase)s,
+    walk_phase = coalesce(%(phase)s, CASE WHEN walk_again THEN 'source' END),
     walk_stations = walk_stations + %(stations)s,
-    walk = CASE WHEN %(phase)s::text IS NULL THEN NULL ELSE walk END,
-    walk_resend = CASE WHEN %(phase)s::text IS NULL THEN NULL ELSE walk_resend END,
+    walk = CASE WHEN %(phase)s::text IS NOT NULL THEN walk WHEN walk_again THEN 'sweep' END,
+    walk_resend = CASE WHEN %(phase)s::text IS NOT NULL THEN walk_resend END,
+    walk_again = walk_again AND %(phase)s::text IS NOT NULL,
     full_load_completed_at = CASE WHEN %(phase)s::text IS NULL THEN coalesce(full_load_completed_at, now()) ELSE full_load_completed_at END
 WHERE name = %(emp)s
   AND walk = %(walk)s

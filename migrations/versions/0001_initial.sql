@@ -76,6 +76,7 @@ CREATE TABLE cdc_pusher.emp (
     walk_resend TEXT,
     walk_stations BIGINT DEFAULT 0 NOT NULL,
     mapping TEXT,
+    walk_again BOOLEAN DEFAULT false NOT NULL,
     paused_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT emp_pkey PRIMARY KEY (name),
     CONSTRAINT emp_walk_is_known CHECK (walk IN ('full load', 'resync', 'sweep')),
@@ -94,6 +95,7 @@ COMMENT ON COLUMN cdc_pusher.emp.walk_cursor IS 'The last station id that was pu
 COMMENT ON COLUMN cdc_pusher.emp.walk_resend IS 'change.resend of what the walk puts into the change log';
 COMMENT ON COLUMN cdc_pusher.emp.walk_stations IS 'Stations the walk has put into the change log';
 COMMENT ON COLUMN cdc_pusher.emp.mapping IS 'Fingerprint of the configuration that the outbox was captured with; another one orders a sweep';
+COMMENT ON COLUMN cdc_pusher.emp.walk_again IS 'Begin again when this walk ends';
 COMMENT ON COLUMN cdc_pusher.emp.paused_at IS 'Since when people have paused this EMP; NULL: it is served';
 CREATE TABLE cdc_pusher.evse (
     emp TEXT NOT NULL,
@@ -124,8 +126,8 @@ CREATE TABLE cdc_pusher.outbox (
     sending_gen BIGINT,
     state TEXT NOT NULL,
     reason TEXT,
-    uncertain BOOLEAN DEFAULT false NOT NULL,
-    again BOOLEAN DEFAULT false NOT NULL,
+    doubtful JSONB,
+    resend_gen BIGINT DEFAULT 0 NOT NULL,
     priority SMALLINT DEFAULT 0 NOT NULL,
     attempts INTEGER DEFAULT 0 NOT NULL,
     next_attempt_at TIMESTAMP WITH TIME ZONE,
@@ -142,8 +144,8 @@ CREATE TABLE cdc_pusher.outbox (
     CONSTRAINT outbox_only_pending_is_due CHECK (next_attempt_at IS NULL OR state = 'pending'),
     CONSTRAINT outbox_a_problem_has_its_reason CHECK (state NOT IN ('held', 'rejected') OR reason IS NOT NULL),
     CONSTRAINT outbox_what_is_sent_has_a_payload CHECK (state = 'held' OR payload IS NOT NULL),
-    CONSTRAINT outbox_generations_are_in_order CHECK (delivered_gen <= desired_gen AND coalesce(sending_gen, 0) <= desired_gen),
-    CONSTRAINT outbox_delivered_means_acknowledged CHECK (state <> 'delivered' OR (delivered_gen = desired_gen AND acknowledged IS NOT NULL AND NOT uncertain AND NOT again AND changed_at IS NULL)),
+    CONSTRAINT outbox_generations_are_in_order CHECK (delivered_gen <= desired_gen AND resend_gen <= desired_gen AND coalesce(sending_gen, 0) <= desired_gen),
+    CONSTRAINT outbox_delivered_means_acknowledged CHECK (state <> 'delivered' OR (delivered_gen = desired_gen AND acknowledged IS NOT NULL AND doubtful IS NULL AND resend_gen <= delivered_gen AND changed_at IS NULL)),
     CONSTRAINT outbox_undelivered_has_an_age CHECK (state = 'delivered' OR changed_at IS NOT NULL)
 );
 CREATE INDEX outbox_due ON cdc_pusher.outbox (emp, priority, next_attempt_at) WHERE state = 'pending' AND next_attempt_at IS NOT NULL;
@@ -162,8 +164,8 @@ COMMENT ON COLUMN cdc_pusher.outbox.delivered_gen IS 'Generation that the EMP ac
 COMMENT ON COLUMN cdc_pusher.outbox.sending_gen IS 'Generation of the request that is in flight';
 COMMENT ON COLUMN cdc_pusher.outbox.state IS 'pending, in_flight, delivered; held: cannot be a valid message; rejected: the EMP refused it';
 COMMENT ON COLUMN cdc_pusher.outbox.reason IS 'Why it is not delivered, in words';
-COMMENT ON COLUMN cdc_pusher.outbox.uncertain IS 'The outcome of a request since the last accepted one is unknown: the EMP may hold something else than acknowledged';
-COMMENT ON COLUMN cdc_pusher.outbox.again IS 'To be sent once more even if the EMP has it already';
+COMMENT ON COLUMN cdc_pusher.outbox.doubtful IS 'What the EMP may have applied: the last message whose outcome is unknown; NULL: none is';
+COMMENT ON COLUMN cdc_pusher.outbox.resend_gen IS 'This generation or a later one has to be sent, even if the EMP has its content already';
 COMMENT ON COLUMN cdc_pusher.outbox.priority IS 'Low goes first: live before full load before sweep';
 COMMENT ON COLUMN cdc_pusher.outbox.attempts IS 'Failed attempts since the last success or change of fortune';
 COMMENT ON COLUMN cdc_pusher.outbox.next_attempt_at IS 'When a pending message is due; NULL: it waits for its station, or to be captured again';
