@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from rig import rig
 
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
-from tests.rig import rig
 
 DUMP = Path(__file__).parents[2] / "shared" / "data" / "driveco-locations.json"
 
