@@ -371,6 +371,18 @@ async def test_answer_is_read_up_to_a_limit() -> None:
         assert len(answer.message) <= 500
 
 
+async def test_answer_without_an_end_is_not_waited_for() -> None:
+    async def pour(_request: bytes, writer: StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    answer = await answer_to(pour)
+    assert isinstance(answer, Answer)
+    assert answer.http_status == 200
+
+
 async def test_request_after_a_cut_answer_works() -> None:
     answers = iter((http(b"x" * 1_000_000), http()))
 

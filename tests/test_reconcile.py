@@ -453,7 +453,7 @@ def test_every_decision_is_a_row_that_can_be(
             )
             assert decision.state != "delivered" or decision.payload == decision.acknowledged
             if before.in_flight:
-                same = {"desired_gen": 0, "resend_gen": 0, "priority": 0, "station_id": ""}
+                same: dict[str, Any] = {"desired_gen": 0, "resend_gen": 0, "priority": 0, "station_id": ""}
                 assert replace(decision, **same) == replace(before, **same)
             if not decision.again:
                 assert decide(decision, replace(occasion, resend=None)) is None, "a second look finds nothing new"

@@ -279,10 +279,10 @@ async def test_index_of_the_cpo_serves_the_reading(dsn: str) -> None:
 
 
 async def test_one_reading_is_of_one_moment(dsn: str) -> None:
-    """The connectors are read while another transaction has changed both tables after the stations were read."""
+    """The stations are being read while another transaction changes the connectors, which are read after them."""
     run(dsn, schema("int"), "INSERT INTO site VALUES (1)", "INSERT INTO plug VALUES (1, 'before')")
-    query = f"SELECT c.* FROM ({CONNECTORS}) AS c, (SELECT pg_advisory_xact_lock_shared(4711) OFFSET 0) AS gate"
-    async with opened(dsn, settings(connectors=query)) as source, await connect(dsn, "gate") as gate:
+    query = f"SELECT s.* FROM ({stations()}) AS s, (SELECT pg_advisory_xact_lock_shared(4711) OFFSET 0) AS gate"
+    async with opened(dsn, settings(stations=query)) as source, await connect(dsn, "gate") as gate:
         await gate.execute("SELECT pg_advisory_lock(4711)")
         reading = asyncio.create_task(source.read(["1"]))
         waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
