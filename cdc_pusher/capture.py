@@ -43,8 +43,9 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
     """Capture at most `limit` changes. Raises `MappingError`, and then nothing was consumed."""
     async with conn.transaction():
         _, now = await outbox.lock_capture(conn)
-        changes = await outbox.consume(conn, limit)
+        changes = await outbox.consume(conn, list(emps), limit)
         if any(change.station_id is None for change in changes):
+            await outbox.lock_emps(conn, emps)
             await outbox.order_sweep(conn, emps)
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}

@@ -40,7 +40,7 @@ MAPPING_RETRY_S = 5.0
 BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
 BUSY_POLL_S = 0.005
 IDLE_S = {"capture": 75}  # capture waits within its transaction for the operator's queries; nobody else waits for anything
-STOP_S = 9.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
+STOP_S = 5.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
 WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
 
 

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
 EXPIRY_CHECK_S = 1.0
-STOP_GRACE_S = 6.0
+STOP_GRACE_S = 4.0
 
 
 class Lane:
@@ -135,7 +135,8 @@ class Lane:
             await asyncio.sleep(slot - time.monotonic())
 
     def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, began: float) -> Result:
-        verdict = policy.judge(answer, kind=claim.kind, attempts=claim.attempts, now=datetime.now(UTC))
+        missing = claim.attempts if claim.last_result_code == policy.EVSE_NOT_FOUND else 0
+        verdict = policy.judge(answer, kind=claim.kind, attempts=missing, now=datetime.now(UTC))
         common: dict[str, Any] = {"claim": claim, "sent_at": sent_at, "duration_ms": round((time.monotonic() - began) * 1000)}
         if isinstance(answer, Answer):
             common |= {"http_status": answer.http_status, "result_code": answer.code}

@@ -19,6 +19,7 @@ from cdc_pusher.sql import queries
 
 _sql = queries("enqueue")
 
+ANALYZE_EVERY = 5000  # stations of a walk
 PRIORITY = {"full load": 10, "resync": 10, "sweep": 20}
 
 
@@ -30,6 +31,7 @@ async def register(conn: Connection, settings: Settings) -> dict[str, str]:
         await outbox.lock_emps(conn, mappings)
         await conn.execute(_sql.unregister, {"names": list(mappings)})
         begun = await conn.execute(_sql.register, {"names": list(mappings), "mappings": list(mappings.values())})
+        await conn.execute(_sql.drop_changes)
         walks = {row["name"]: row["walk"] for row in await begun.fetchall()}
         columns = {"emps": [c[0] for c in cpos], "cpos": [c[1] for c in cpos], "cpo_ids": [c[2] for c in cpos]}
         await conn.execute(_sql.register_cpos, columns)
@@ -70,19 +72,26 @@ async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int
         moved = await (await conn.execute(_sql.advance, progress)).fetchone()
         if moved and stations:
             await outbox.record_changes(conn, stations, emp=emp, priority=PRIORITY[walk["walk"]], resend=walk["walk_resend"])
+    if moved and moved["walk_stations"] % ANALYZE_EVERY < len(stations):
+        # The first plans of a full load are made for empty tables; autovacuum comes too late for them.
+        await conn.execute("ANALYZE cdc_pusher.outbox, cdc_pusher.evse")
     return len(stations)
 
 
 async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None:
-    """Order a sweep if the trigger could not record changes. Returns the count of misses so far, None when there is none to answer for."""
+    """Order a sweep if the trigger could not record changes, and another when all that was missed is surely committed.
+
+    Returns the count of misses so far, None when there is none to answer for.
+    """
     async with conn.transaction():
         await outbox.lock_capture(conn)
-        row = await (await conn.execute(_sql.acknowledge_missed)).fetchone()
-        if row is None:
+        noted = await (await conn.execute(_sql.note_missed)).fetchone()
+        settled = await (await conn.execute(_sql.settle_missed)).fetchone()
+        if noted is None and settled is None:
             return None
         await outbox.lock_emps(conn, emps)
         await outbox.order_sweep(conn, emps)
-    return int(row["missed"])
+    return int((noted or settled)["missed"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,9 +61,9 @@ async def lock_capture(conn: Connection) -> tuple[int, datetime]:
     return row["missed_seen"], row["now"]
 
 
-async def consume(conn: Connection, batch: int) -> list[Change]:
-    """Take at most `batch` changes out of the log, the most urgent first."""
-    return [Change(**row) for row in await (await conn.execute(_capture.consume, {"batch": batch})).fetchall()]
+async def consume(conn: Connection, emps: Sequence[str], batch: int) -> list[Change]:
+    """Take at most `batch` changes that concern these EMPs out of the log, the most urgent first."""
+    return [Change(**row) for row in await (await conn.execute(_capture.consume, {"emps": list(emps), "batch": batch})).fetchall()]
 
 
 async def lock_emps(conn: Connection, emps: Iterable[str]) -> None:
@@ -143,6 +143,7 @@ class Claim:
     sending_gen: int
     lease_until: datetime
     attempts: int
+    last_result_code: int | None
     uncertain: bool
     priority: int
     changed_at: datetime
@@ -217,10 +218,15 @@ async def record(conn: Connection, emp: str, results: Sequence[Result]) -> Recor
     answered = {(r.claim.kind, r.claim.key): r for r in results if r.outcome != "unsent"}
     look_again: set[str] = set()
     counted: list[Result] = []
-    refused = [c for c in unsent if not c.uncertain]
+    refused: list[Claim] = []
     if unsent:
+        claims = {(c.kind, c.key): c for c in unsent}
         released = await conn.execute(_delivery.release_claims, {"emp": emp, "claims": _json([c.identity for c in unsent])})
-        look_again |= {row["station_id"] async for row in released if row["superseded"]}
+        for row in await released.fetchall():
+            if row["superseded"]:
+                look_again.add(row["station_id"])
+            if not row["uncertain"]:
+                refused.append(claims[row["kind"], row["key"]])
     if answered:
         answers = _json([r.row for r in answered.values()])
         for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers})).fetchall():
@@ -264,10 +270,9 @@ async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused
 
 
 def concerned(changes: Iterable[Change], emps: Sequence[str]) -> Mapping[str, list[Change]]:
-    """By EMP, the changes that concern it; those for an EMP that is not served any more are left out."""
+    """By EMP, the changes that concern it."""
     found: dict[str, list[Change]] = {emp: [] for emp in emps}
     for change in changes:
         for emp in emps if change.emp is None else (change.emp,):
-            if emp in found:
-                found[emp].append(change)
+            found[emp].append(change)
     return found

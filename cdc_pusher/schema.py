@@ -227,6 +227,8 @@ capture = Table(
         server_default=text("1"),
         comment="cdc_pusher.missed when the last sweep for it was ordered",
     ),
+    Column("missed_noted", BigInteger, comment="cdc_pusher.missed when misses were last noticed; NULL: none is to be answered for"),
+    Column("missed_horizon", BigInteger, comment="Transactions below this id may have missed changes that are not committed yet"),
     PrimaryKeyConstraint("singleton"),
     CheckConstraint("singleton", name="one_row"),
     comment="Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.",

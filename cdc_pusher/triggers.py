@@ -6,8 +6,8 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
 - Rows are compared with `*<>` (by their bytes), which every type has and no search_path can change.
-- It only inserts, waits for no lock longer than 10 ms, and whatever fails inside is caught and counted in the sequence `missed`, which the
-  daemon answers with a sweep.
+- It only inserts, and waits for a lock of ours once in a transaction, for 10 ms. Whatever fails inside is caught, tried again with dynamic
+  SQL, and if that fails counted in the sequence `missed`, which the daemon answers with a sweep.
 - NOTIFY is sent only while the daemon sleeps, the queue is not filling up, and no transaction can be prepared (PREPARE TRANSACTION refuses
   transactions that have notified).
 """
@@ -41,7 +41,10 @@ CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
     SET lock_timeout = '10ms'
 AS $cdc_pusher$
 BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
+    IF current_setting('cdc_pusher.locked', true) = 'yes' THEN
+        PERFORM nextval('cdc_pusher.missed');
+        RETURN NULL;
+    ELSIF TG_OP = 'TRUNCATE' THEN
         INSERT INTO cdc_pusher.change (station_id) VALUES (NULL);
     ELSIF TG_OP = 'INSERT' THEN
         INSERT INTO cdc_pusher.change (station_id)
@@ -66,14 +69,31 @@ BEGIN
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     BEGIN
-        PERFORM nextval('cdc_pusher.missed');
+        IF SQLSTATE = '55P03' THEN
+            -- Our tables are locked: one wait in a transaction is enough.
+            PERFORM set_config('cdc_pusher.locked', 'yes', true), nextval('cdc_pusher.missed');
+            RETURN NULL;
+        END IF;
+        -- A plan that this session made before the table was altered fails for ever; dynamic SQL is planned anew.
+        IF TG_OP IN ('UPDATE', 'DELETE') THEN
+            EXECUTE {record} USING OLD;
+        END IF;
+        IF TG_OP IN ('INSERT', 'UPDATE') THEN
+            EXECUTE {record} USING NEW;
+        END IF;
     EXCEPTION WHEN OTHERS THEN
-        NULL;
+        BEGIN
+            PERFORM nextval('cdc_pusher.missed');
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
     END;
     RETURN NULL;
 END
 $cdc_pusher$
 """
+
+_RECORD = "INSERT INTO cdc_pusher.change (station_id) SELECT DISTINCT a.station_id::text {affected} WHERE a.station_id IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +117,14 @@ class Attachment:
 def wanted(watch: Watch) -> Attachment:
     """What the configuration asks for."""
     schema, _, table = watch.table.rpartition(".")
-    identity = hashlib.sha256(f"{watch.table}\n{watch.station}".encode()).hexdigest()[:8]
+    identity = hashlib.sha256(f"{watch.table}\n{watch.station}\n{watch.columns}".encode()).hexdigest()[:8]
     name = f"cdc_pusher_{identity}"
     function = sql.SQL(_FUNCTION).format(  # one constant text
         name=sql.Identifier(name),
         of_new=_affected("NEW", table or schema, watch.station),
         of_old=_affected("OLD", table or schema, watch.station),
         differs=_differs(watch.columns),
+        record=sql.Literal(_RECORD.format(affected=_affected("($1)", table or schema, watch.station).as_string())),
         channel=sql.Literal(CHANNEL),
     )
     version = hashlib.sha256(function.as_string().encode()).hexdigest()[:16]
@@ -165,11 +186,16 @@ async def detach(conn: Connection, table: str, name: str) -> None:
 
 async def _try_out(conn: Connection, watch: Watch) -> None:
     """Fail now, and in words, rather than in the trigger."""
-    found = await (await conn.execute(_sql.table, {"table": watch.table})).fetchone()
+    try:
+        found = await (await conn.execute(_sql.table, {"table": watch.table, "columns": list(watch.columns or ())})).fetchone()
+    except psycopg.ProgrammingError as error:
+        raise MappingError(f"source.watch {watch.table}: {one_line(error)}") from error
     if found is None:
         raise MappingError(f"source.watch: there is no table {watch.table}")
     if found["kind"] not in ("r", "p"):
         raise MappingError(f"source.watch: {watch.table} is not a table; watch the tables behind it")
+    if found["virtual"]:
+        raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {found['virtual']}")
     affected = _affected(f"(NULL::{found['name']})", watch.table.rpartition(".")[2], watch.station)
     columns = sql.SQL(", ").join(map(sql.Identifier, watch.columns or ())) if watch.columns else sql.SQL("1")
     try:
@@ -209,10 +235,7 @@ def _creation(attachment: Attachment) -> list[sql.Composed]:
         )
         for name, when in attachment.triggers.items()
     ]
-    enable = [
-        sql.SQL("ALTER TABLE {} ENABLE TRIGGER {}").format(sql.SQL(attachment.table), sql.Identifier(name)) for name in attachment.triggers
-    ]
-    return [attachment.function, comment, *triggers, *enable]
+    return [attachment.function, comment, *triggers]
 
 
 async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Composed]) -> None:

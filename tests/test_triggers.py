@@ -336,13 +336,15 @@ async def test_lock_timeout_of_the_cpo_is_its_own_again_after_the_trigger(cpo: C
     ],
 )
 @pytest.mark.parametrize("used", [False, True])
-async def test_column_that_is_read_can_be_dropped_or_renamed_and_misses_are_counted(cpo: Cpo, ddl: str, used: bool) -> None:
+async def test_column_that_is_read_can_be_dropped_or_renamed_and_no_change_is_silent(cpo: Cpo, ddl: str, used: bool) -> None:
     if used:
         cpo.run(CHARGE)
     cpo.recorded()
     cpo.run(ddl, "UPDATE connector SET id = id + 100", "INSERT INTO connector (id) VALUES (7)", "DELETE FROM connector WHERE id = 7")
-    assert len(cpo.recorded()) + cpo.missed() >= 3
-    assert cpo.missed() >= 3
+    if "station_id" in ddl:
+        assert cpo.missed() >= 3, "nobody can tell the station any more"
+    else:
+        assert (len(cpo.recorded()) >= 1, cpo.missed()) == (True, 0), "only the comparison fails: the station is looked at"
 
 
 @pytest.mark.parametrize(
@@ -360,7 +362,7 @@ async def test_column_can_get_another_type_and_no_change_is_silent(cpo: Cpo, ddl
         cpo.run(CHARGE)
     cpo.recorded()
     cpo.run(ddl, "UPDATE connector SET status = '3' WHERE id = 1")
-    assert len(cpo.recorded()) + cpo.missed() == 1
+    assert (set(cpo.recorded()), cpo.missed()) == ({"a"}, 0), "also in a session that has planned for the old type"
     run(cpo.dsn, "UPDATE connector SET status = '4' WHERE id = 1")  # another session
     assert len(cpo.recorded()) + cpo.missed() >= 1
 
@@ -469,10 +471,12 @@ async def test_trigger_that_fires_always_is_no_drift(cpo: Cpo) -> None:
     assert await verify(cpo.dsn, STATION, CONNECTOR) == []
 
 
-async def test_columns_that_change_replace_the_function_of_the_watch(cpo: Cpo) -> None:
+async def test_other_columns_are_another_watch_that_takes_the_place_of_the_former(cpo: Cpo) -> None:
     wider = CONNECTOR.model_copy(update={"columns": None})
-    assert await verify(cpo.dsn, wider) == ["public.connector: the trigger's function is not the one that the configuration asks for"]
-    assert await attach(cpo.dsn, STATION, wider) == ["attached to public.connector"]
+    (drift,) = await verify(cpo.dsn, wider)
+    assert drift.startswith("public.connector: trigger ")
+    assert drift.endswith(" is missing")
+    assert await attach(cpo.dsn, STATION, wider) == ["attached to public.connector", "detached from public.connector"]
     cpo.run("UPDATE connector SET seen_at = now() WHERE id = 1")
     assert cpo.recorded() == ["a"]
 

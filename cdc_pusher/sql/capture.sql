@@ -6,15 +6,30 @@ WHERE singleton
 FOR NO KEY UPDATE
 
 -- name: consume
--- Take the most urgent changes out of the log; nobody else deletes, so the row addresses hold.
-DELETE FROM cdc_pusher.change
-WHERE ctid = ANY (ARRAY(
-    SELECT ctid
-    FROM cdc_pusher.change
-    ORDER BY priority, id
-    LIMIT %(batch)s
-))
-RETURNING station_id, emp, priority, resend, changed_at
+-- Take the most urgent changes out of the log; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to
+-- those that another daemon serves.
+WITH taken AS (
+    DELETE FROM cdc_pusher.change
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM cdc_pusher.change
+        WHERE emp IS NULL
+           OR emp = ANY (%(emps)s)
+        ORDER BY priority, id
+        LIMIT %(batch)s
+    ))
+    RETURNING station_id, emp, priority, resend, changed_at
+), handed_over AS (
+    INSERT INTO cdc_pusher.change (station_id, emp, priority, resend, changed_at)
+    SELECT t.station_id, e.name, t.priority, t.resend, t.changed_at
+    FROM taken AS t
+    CROSS JOIN cdc_pusher.emp AS e
+    WHERE t.emp IS NULL
+      AND e.mapping IS NOT NULL
+      AND NOT e.name = ANY (%(emps)s)
+)
+SELECT station_id, emp, priority, resend, changed_at
+FROM taken
 
 -- name: lock_emps
 -- Order ourselves with the lanes that write the outbox of these EMPs, always in the order of their names.

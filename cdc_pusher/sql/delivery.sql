@@ -31,36 +31,56 @@ SELECT count(*) AS expired, (SELECT count(*) FROM noted) AS superseded
 FROM expired
 
 -- name: claim
--- Take due messages for the length of a lease. A station waits until its EVSEs have left other stations at the EMP, and its deletion until
--- no status of it is in flight.
+-- Take due messages for the length of a lease. A status waits while its station is about to let go of the EVSE; a station waits until no
+-- status of an EVSE that it lets go is in flight, and until the EVSEs that it carries have left other stations at the EMP.
 WITH due AS (
     SELECT o.emp, o.kind, o.key
     FROM cdc_pusher.outbox AS o
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN o.kind = 'station' AND NOT (o.payload ->> 'deleted')::boolean
+            THEN ARRAY(SELECT jsonb_path_query(o.payload, '$.connectors[*].id') #>> '{}')
+            ELSE '{}'
+        END AS evses
+    ) AS carried
     WHERE o.emp = %(emp)s
       AND o.state = 'pending'
       AND o.next_attempt_at <= now()
-      AND (o.kind = 'status' OR CASE WHEN (o.payload ->> 'deleted')::boolean
-          THEN NOT EXISTS (
+      AND CASE o.kind
+          WHEN 'status' THEN NOT EXISTS (
               SELECT
-              FROM cdc_pusher.evse AS mine
+              FROM cdc_pusher.evse AS e
               JOIN cdc_pusher.outbox AS s
-                  ON s.emp = mine.emp
-                 AND s.kind = 'status'
-                 AND s.key = mine.evse_id
-              WHERE mine.emp = o.emp
-                AND mine.station_id = o.key
-                AND mine.at_emp <> 'no'
-                AND s.state = 'in_flight'
+                  ON s.emp = e.emp
+                 AND s.kind = 'station'
+                 AND s.key = e.station_id
+              WHERE e.emp = o.emp
+                AND e.evse_id = o.key
+                AND e.at_emp <> 'no'
+                AND s.state IN ('pending', 'in_flight')
+                AND ((s.payload ->> 'deleted')::boolean
+                    OR NOT s.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', o.key)))
           )
           ELSE NOT EXISTS (
               SELECT
-              FROM cdc_pusher.evse AS other
-              WHERE other.emp = o.emp
-                AND other.evse_id = ANY (ARRAY(SELECT jsonb_path_query(o.payload, '$.connectors[*].id') #>> '{}'))
-                AND other.station_id <> o.key
-                AND other.at_emp <> 'no'
+              FROM cdc_pusher.evse AS e
+              JOIN cdc_pusher.outbox AS s
+                  ON s.emp = e.emp
+                 AND s.kind = 'status'
+                 AND s.key = e.evse_id
+              WHERE e.emp = o.emp
+                AND e.station_id = o.key
+                AND e.at_emp <> 'no'
+                AND e.evse_id <> ALL (carried.evses)
+                AND s.state = 'in_flight'
+          ) AND NOT EXISTS (
+              SELECT
+              FROM cdc_pusher.evse AS e
+              WHERE e.emp = o.emp
+                AND e.evse_id = ANY (carried.evses)
+                AND e.station_id <> o.key
+                AND e.at_emp <> 'no'
           )
-      END)
+      END
     ORDER BY o.priority, o.next_attempt_at
     LIMIT %(limit)s
     FOR UPDATE OF o
@@ -75,7 +95,7 @@ FROM due
 WHERE o.emp = due.emp
   AND o.kind = due.kind
   AND o.key = due.key
-RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at
+RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.last_result_code, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at
 
 -- name: expose_evses
 -- Stations are about to be sent: from now on the EMP may have these EVSEs in them.
@@ -120,11 +140,15 @@ SET state = CASE
     END,
     doubtful = CASE
         WHEN a.outcome = 'accepted' THEN NULL
-        WHEN a.outcome = 'rejected' AND o.payload = o.doubtful THEN NULL
+        WHEN a.outcome = 'rejected' AND a.result_code IS NOT NULL AND o.payload = o.doubtful THEN NULL
         WHEN a.uncertain THEN o.payload
         ELSE o.doubtful
     END,
-    attempts = CASE a.outcome WHEN 'accepted' THEN 0 ELSE o.attempts + a.counts END,
+    attempts = CASE
+        WHEN a.outcome = 'accepted' THEN 0
+        WHEN a.outcome = 'station_missing' AND o.last_result_code IS DISTINCT FROM a.result_code THEN a.counts
+        ELSE o.attempts + a.counts
+    END,
     reason = a.reason,
     next_attempt_at = CASE
         WHEN a.outcome = 'retry' THEN clock_timestamp() + make_interval(secs => a.delay_s)
@@ -219,7 +243,20 @@ WHERE emp = %(emp)s
   AND key = ANY (%(evses)s)
 
 -- name: send_stations_again
--- The EMP said that it does not know an EVSE that it had accepted: its station is sent again, and its statuses wait for that.
+-- The EMP said that it does not know an EVSE that it had accepted: whether it has its station is in doubt, so that is sent again, and its
+-- statuses wait for that.
+WITH lost AS (
+    UPDATE cdc_pusher.evse AS e
+    SET at_emp = 'maybe'
+    FROM cdc_pusher.evse AS said
+    WHERE said.emp = %(emp)s
+      AND said.evse_id = ANY (%(evses)s)
+      AND said.at_emp = 'yes'
+      AND e.emp = said.emp
+      AND e.station_id = said.station_id
+      AND e.at_emp = 'yes'
+    RETURNING e.station_id
+)
 UPDATE cdc_pusher.outbox AS o
 SET state = 'pending',
     desired_gen = o.desired_gen + 1,
@@ -227,13 +264,9 @@ SET state = 'pending',
     reason = 'the EMP does not know an EVSE of it any more',
     next_attempt_at = now(),
     changed_at = coalesce(o.changed_at, clock_timestamp())
-FROM cdc_pusher.evse AS e
-WHERE e.emp = %(emp)s
-  AND e.evse_id = ANY (%(evses)s)
-  AND e.at_emp = 'yes'
-  AND o.emp = e.emp
+WHERE o.emp = %(emp)s
   AND o.kind = 'station'
-  AND o.key = e.station_id
+  AND o.key IN (SELECT station_id FROM lost)
   AND o.state = 'delivered'
 
 -- name: look_again
@@ -266,4 +299,4 @@ WHERE o.emp = %(emp)s
   AND o.state = 'in_flight'
   AND o.sending_gen = r.sending_gen
   AND o.lease_until = r.lease_until
-RETURNING o.station_id, o.desired_gen > r.sending_gen AS superseded
+RETURNING o.kind, o.key, o.station_id, o.desired_gen > r.sending_gen AS superseded, o.doubtful IS NOT NULL AS uncertain

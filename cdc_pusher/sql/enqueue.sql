@@ -19,6 +19,13 @@ SET mapping = NULL
 WHERE NOT name = ANY (%(names)s)
   AND mapping IS NOT NULL
 
+-- name: drop_changes
+-- Nobody will ask for the changes of EMPs that no configuration has.
+DELETE FROM cdc_pusher.change AS c
+USING cdc_pusher.emp AS e
+WHERE e.name = c.emp
+  AND e.mapping IS NULL
+
 -- name: register_cpos
 -- CPOs that the configuration names were set up with the EMP.
 INSERT INTO cdc_pusher.cpo AS c (emp, cpo, cpo_id, confirmed_at)
@@ -54,7 +61,7 @@ LIMIT %(limit)s
 UPDATE cdc_pusher.emp
 SET walk_cursor = %(cursor)s,
     walk_phase = coalesce(%(phase)s, CASE WHEN walk_again THEN 'source' END),
-    walk_stations = walk_stations + %(stations)s,
+    walk_stations = CASE WHEN %(phase)s::text IS NULL AND walk_again THEN 0 ELSE walk_stations + %(stations)s END,
     walk = CASE WHEN %(phase)s::text IS NOT NULL THEN walk WHEN walk_again THEN 'sweep' END,
     walk_resend = CASE WHEN %(phase)s::text IS NOT NULL THEN walk_resend END,
     walk_again = walk_again AND %(phase)s::text IS NOT NULL,
@@ -64,23 +71,41 @@ WHERE name = %(emp)s
   AND walk_phase = %(was_phase)s
   AND walk_cursor IS NOT DISTINCT FROM %(was_cursor)s
   AND walk_resend IS NOT DISTINCT FROM %(resend)s
-RETURNING name
+RETURNING walk_stations
 
--- name: acknowledge_missed
--- Whether the trigger has missed changes since the last sweep was ordered; asking answers for them.
+-- name: note_missed
+-- Whether the trigger has missed changes since that was last noticed. They are counted before they are committed, so it is also noted which
+-- transactions may still have to commit what was missed.
 UPDATE cdc_pusher.capture
-SET missed_seen = (SELECT last_value FROM cdc_pusher.missed WHERE is_called)
+SET missed_noted = (SELECT last_value FROM cdc_pusher.missed WHERE is_called),
+    missed_horizon = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 WHERE singleton
-  AND missed_seen < (SELECT last_value FROM cdc_pusher.missed WHERE is_called)
+  AND coalesce(missed_noted, missed_seen) < (SELECT last_value FROM cdc_pusher.missed WHERE is_called)
+RETURNING missed_noted AS missed
+
+-- name: settle_missed
+-- Whether every transaction that may have missed changes has ended: a sweep that begins now sees all of them.
+UPDATE cdc_pusher.capture
+SET missed_seen = missed_noted,
+    missed_noted = NULL,
+    missed_horizon = NULL
+WHERE singleton
+  AND missed_horizon <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
 RETURNING missed_seen AS missed
 
 -- name: pulse
 -- One look at everything that can be outstanding: changes to capture, walks to go on with, EMPs with due messages or expired claims, and
 -- changes that the trigger missed.
 SELECT
-    EXISTS (SELECT FROM cdc_pusher.change) AS changes,
+    EXISTS (SELECT FROM cdc_pusher.change WHERE emp IS NULL OR emp = ANY (%(emps)s)) AS changes,
     EXISTS (SELECT FROM cdc_pusher.emp WHERE walk IS NOT NULL AND paused_at IS NULL AND name = ANY (%(emps)s)) AS walks,
-    EXISTS (SELECT FROM cdc_pusher.missed AS m, cdc_pusher.capture AS c WHERE m.is_called AND m.last_value > c.missed_seen) AS missed,
+    EXISTS (
+        SELECT
+        FROM cdc_pusher.missed AS m
+        CROSS JOIN cdc_pusher.capture AS c
+        WHERE (m.is_called AND m.last_value > coalesce(c.missed_noted, c.missed_seen))
+           OR c.missed_horizon <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+    ) AS missed,
     ARRAY(
         SELECT name
         FROM unnest(%(emps)s::text[]) AS e (name)

@@ -1,6 +1,15 @@
 -- name: table
--- The table of a watch, properly quoted, and what kind of relation it is.
-SELECT c.oid, format('%%I.%%I', n.nspname, c.relname) AS name, c.relkind::text AS kind
+-- The table of a watch, properly quoted, what kind of relation it is, and which of the columns are virtual: NULL in every trigger.
+SELECT
+    format('%%I.%%I', n.nspname, c.relname) AS name,
+    c.relkind::text AS kind,
+    (
+        SELECT string_agg(a.attname, ', ' ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid
+          AND a.attname = ANY (%(columns)s)
+          AND a.attgenerated = 'v'
+    ) AS virtual
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n
     ON n.oid = c.relnamespace

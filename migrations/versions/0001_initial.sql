@@ -30,12 +30,16 @@ COMMENT ON COLUMN cdc_pusher.attempt.host IS 'The machine that sent it';
 CREATE TABLE cdc_pusher.capture (
     singleton BOOLEAN DEFAULT true NOT NULL,
     missed_seen BIGINT DEFAULT 1 NOT NULL,
+    missed_noted BIGINT,
+    missed_horizon BIGINT,
     CONSTRAINT capture_pkey PRIMARY KEY (singleton),
     CONSTRAINT capture_one_row CHECK (singleton)
 );
 COMMENT ON TABLE cdc_pusher.capture IS 'Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.';
 COMMENT ON COLUMN cdc_pusher.capture.singleton IS 'There is one row';
 COMMENT ON COLUMN cdc_pusher.capture.missed_seen IS 'cdc_pusher.missed when the last sweep for it was ordered';
+COMMENT ON COLUMN cdc_pusher.capture.missed_noted IS 'cdc_pusher.missed when misses were last noticed; NULL: none is to be answered for';
+COMMENT ON COLUMN cdc_pusher.capture.missed_horizon IS 'Transactions below this id may have missed changes that are not committed yet';
 CREATE TABLE cdc_pusher.change (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     priority SMALLINT DEFAULT 0 NOT NULL,
