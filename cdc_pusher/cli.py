@@ -44,6 +44,9 @@ def main() -> None:
         app()
     except CdcPusherError as error:
         _fail(str(error), error.exit_code)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        missing = migrate.SCHEMA in str(error)
+        _fail(migrate.NO_SCHEMA if missing else f"the database said: {one_line(error)}", 2 if missing else 1)
     except psycopg.Error as error:
         _fail(f"the database said: {one_line(error)}", 1)
     except BrokenPipeError:

@@ -5,8 +5,10 @@ never followed (the key would go along), no proxy or certificate is taken from t
 """
 
 import asyncio
+from dataclasses import replace
 from types import TracebackType
 
+import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
@@ -15,8 +17,6 @@ from cdc_pusher.config import EmpSettings
 from cdc_pusher.model import Answer, Failure, Kind, Payload
 
 ANSWER_LIMIT = 64 * 1024  # bytes
-# Not httpx.ConnectTimeout: httpx-aiohttp calls it so, too, when the server cuts a connection on which the request was sent.
-_NEVER_SENT = (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class EmpClient:
@@ -30,7 +30,7 @@ class EmpClient:
         self._secret = settings.api_key.get_secret_value()
         limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
         self._http = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=limits),
+            transport=AiohttpTransport(limits=limits, trust_env=False),
             headers=oioi.headers(self._secret),
             timeout=self._timeout_s,
             trust_env=False,
@@ -48,14 +48,15 @@ class EmpClient:
         content = oioi.body(kind, payload, partner_identifier=self._partner_identifier)
         try:
             async with asyncio.timeout(self._timeout_s), self._http.stream("POST", self._url, content=content) as response:
-                answer = await _read(response)
-                # An EMP may repeat the key in an error; nothing of it may reach a table or a log.
-                answer = answer.replace(self._secret.encode(), b"[key]")
-                return oioi.decode(response.status_code, answer, kind=kind, retry_after=response.headers.get("retry-after"))
+                received = await _read(response)
         except TimeoutError:
             return Failure(error=f"no answer within {self._timeout_s:g} s")
-        except httpx.HTTPError as error:
-            return Failure(error=_words(error), applied=not isinstance(error, _NEVER_SENT))
+        except Exception as error:  # of httpx; of aiohttp, ssl and the rest where httpx-aiohttp does not translate it
+            return Failure(error=_words(error, self._secret), applied=not _never_sent(error))
+        # An EMP may repeat the key in an error; nothing of it may reach a table or a log. Once more when JSON's escapes are undone.
+        received = received.replace(self._secret.encode(), b"[key]")
+        answer = oioi.decode(response.status_code, received, kind=kind, retry_after=response.headers.get("retry-after"))
+        return replace(answer, message=answer.message.replace(self._secret, "[key]"))
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -68,13 +69,18 @@ async def _read(response: httpx.Response) -> bytes:
     return bytes(received[:ANSWER_LIMIT])
 
 
-def _words(error: httpx.HTTPError) -> str:
-    """What went wrong, in at most 200 printable characters.
+def _never_sent(error: Exception) -> bool:
+    """Whether no connection came about: httpx-aiohttp says ConnectTimeout for that, and for a connection that was cut after the request."""
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
-    >>> _words(httpx.ReadTimeout(""))
+
+def _words(error: Exception, secret: str) -> str:
+    """What went wrong, in at most 200 printable characters without the secret.
+
+    >>> _words(httpx.ReadTimeout(""), "s3cret")
     'ReadTimeout'
-    >>> _words(httpx.ConnectError("refused\\n"))
-    'ConnectError: refused'
+    >>> _words(httpx.ConnectError("refused\\n  with s3cret"), "s3cret")
+    'ConnectError: refused with [key]'
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error).replace(secret, "[key]")).split())
     return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__

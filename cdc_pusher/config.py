@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
@@ -96,15 +96,17 @@ class Settings(BaseSettings):
 def load(path: Path | None = None) -> Settings:
     """Read the configuration from `path`, else from the first of `DEFAULT_PATHS` that exists, else from the environment alone.
 
-    Raises `ConfigurationError`: file not there or not TOML, unknown key, wrong type, no API key for an EMP.
+    Raises `ConfigurationError`: file not there or not TOML, variable not JSON, unknown key, wrong type, no API key for an EMP.
     """
     path = _find(path)
     try:
         settings = _settings_of(path)()
     except ValidationError as error:
         raise ConfigurationError(f"{path or 'environment'}: {_sentence(error)}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except SettingsError as error:  # its cause holds the variable, and that may be a key
+        raise ConfigurationError(f"environment: {error}: not valid JSON") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # they hold the whole file
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     return settings.model_copy(update={"emp": {name: _with_api_key(name, emp) for name, emp in settings.emp.items()}})

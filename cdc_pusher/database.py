@@ -4,6 +4,10 @@ The CPO's defaults (a short statement_timeout, another isolation level, a search
 connection of ours that hangs in a transaction is ended by the server. Errors of connecting are translated here and nowhere else.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel
 from psycopg.rows import DictRow, dict_row
@@ -19,9 +23,9 @@ LIMITS = {"statement_timeout": "60s", "lock_timeout": "5s", "timezone": "UTC"}
 async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) -> Connection:
     """Open a connection in autocommit mode, READ COMMITTED in every transaction, named `cdc-pusher PURPOSE` in pg_stat_activity.
 
-    Raises `DatabaseUnavailable` (try again later) or `ConfigurationError` (the DSN or the role is wrong).
+    Raises what `connecting` raises.
     """
-    try:
+    with connecting():
         conn = await AsyncConnection.connect(
             dsn,
             autocommit=True,
@@ -29,16 +33,30 @@ async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) ->
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name=f"cdc-pusher {purpose}",
         )
-    except psycopg.ProgrammingError as error:
-        # libpq repeats a string that it cannot parse, and that may hold a password.
-        raise ConfigurationError(f"database.dsn: {'not a valid connection string' if dsn in str(error) else one_line(error)}") from None
-    except psycopg.Error as error:
-        raise DatabaseUnavailable(f"cannot connect to the database: {one_line(error)}") from error
     await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
     limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"}
     settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
     await conn.execute(f"SELECT {settings}".encode())
     return conn
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Translate errors of opening a connection; no part of a password is in the text.
+
+    Raises `DatabaseUnavailable` (try again later) or `ConfigurationError` (the DSN is wrong).
+    """
+    try:
+        yield
+    except psycopg.ProgrammingError as error:
+        # libpq repeats what it cannot parse, and that may be a password; the name of an option is not.
+        said = one_line(error)
+        harmless = said.startswith("invalid URI query parameter: ")
+        raise ConfigurationError(f"database.dsn: {said if harmless else 'not a valid connection string'}") from None
+    except psycopg.Error as error:
+        # After an @ that is not percent-encoded, the rest of a password counts as part of the host, which psycopg repeats.
+        said = re.sub("'.*@", "'…@", one_line(error))
+        raise DatabaseUnavailable(f"cannot connect to the database: {said}") from None
 
 
 def one_line(error: BaseException) -> str:

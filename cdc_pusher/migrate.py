@@ -3,6 +3,7 @@
 Attaching triggers is `triggers.attach`; nothing here touches a table of the CPO.
 """
 
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from cdc_pusher.database import Connection, one_line
-from cdc_pusher.errors import CdcPusherError, ConfigurationError, DatabaseUnavailable
+from cdc_pusher.database import CONNECT_TIMEOUT_S, Connection, connecting, one_line
+from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.schema import SCHEMA
 
 LOCK_TIMEOUT = "5s"
+NO_SCHEMA = f"the database has no schema {SCHEMA}: run cdc-pusher migrate"
 
 
 def _config() -> Config:
@@ -40,12 +42,14 @@ def head() -> str:
 def to(dsn: str, revision: str = "head") -> None:
     """Bring the schema to `revision`, creating it if need be; 'base' removes everything but the schema itself.
 
-    Runs in one transaction, one at a time. Raises `DatabaseUnavailable`, `CdcPusherError` (no right to create a schema, say).
+    Runs in one transaction, one at a time. Raises what `connecting` raises, and `CdcPusherError` (no right to create a schema, say).
     """
     config = _config()
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn, connect_timeout=10), poolclass=NullPool)
+    with connecting():
+        conn = psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="cdc-pusher migrate")
+    engine = create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=NullPool)
     try:
-        with engine.begin() as connection:
+        with closing(conn), engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA} migrate'))")
             # IF NOT EXISTS would ask for the right to create one even where it is there.
@@ -53,10 +57,6 @@ def to(dsn: str, revision: str = "head") -> None:
                 connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
             config.attributes["connection"] = connection
             (command.downgrade if revision == "base" else command.upgrade)(config, revision)
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"cannot connect to the database: {one_line(error)}") from error
-    except psycopg.ProgrammingError as error:
-        raise ConfigurationError("database.dsn: not a valid connection string") from error
     except DBAPIError as error:
         raise CdcPusherError(f"migrate: {one_line(error.orig or error)}") from error
     except CommandError as error:
@@ -72,7 +72,7 @@ async def require_current(conn: Connection) -> None:
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(f"the schema {SCHEMA}: {one_line(error)}") from error
     if row is None:
-        raise ConfigurationError(f"the database has no schema {SCHEMA}: run cdc-pusher migrate")
+        raise ConfigurationError(NO_SCHEMA)
     if row["version_num"] != head():
         raise ConfigurationError(
             f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}: run cdc-pusher migrate"

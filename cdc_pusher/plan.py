@@ -144,6 +144,9 @@ class _Batch:
         found = self.reading.get(station_id)
         if found is None or isinstance(found, Held):
             return found
+        row = self.rows.get(("station", station_id))
+        if not found.connectors and self.receiver.connectors_changed == "send" and row is not None and row.maybe_at_emp:
+            return None  # it has given its last connector away: no message can say so but its deletion
         statuses = oioi.encode_statuses(found)
         self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if len(evse_id) <= EVSE_ID_LIMIT}
         shared = sorted(evse_id for evse_id in listed_evses(found) if len(self.listing[evse_id]) > 1)

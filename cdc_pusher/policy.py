@@ -33,16 +33,17 @@ def judge(answer: Answer | Failure, *, kind: Kind, attempts: int, now: datetime)
     reason = f"{said}: {answer.message}" if answer.message else said
     after_s = retry_after(answer.retry_after, now=now)
     code, status = answer.code, answer.http_status
-    if code is not None and 0 <= code <= 99 and status == 200:
+    success = code is not None and 0 <= code <= 99
+    if success and status == 200:
         return Accepted()
-    if code in CONFIGURATION_CODES or status in CONFIGURATION_STATUSES or 300 <= status < 400:
+    if code in CONFIGURATION_CODES or (code is None and (status in CONFIGURATION_STATUSES or 300 <= status < 400)):
         return Retry(reason=reason, after_s=max(after_s or 0.0, CONFIGURATION_RETRY_S), counts=False)
     if code == EVSE_NOT_FOUND and kind == "status":
         return StationMissing(reason=reason) if attempts < STATION_TRIES else Rejected(reason=reason)
     if code in PERMANENT_CODES or (code is None and status in PERMANENT_STATUSES):
         return Rejected(reason=reason)
-    # A body that cannot be read says nothing about what was done: only a refusal in words is sure not to have been applied.
-    return Retry(reason=reason, after_s=after_s, uncertain=code is None and (status < 400 or status >= 500))
+    # A body that cannot be read, or that contradicts its status, says nothing about what was done: only a refusal is sure not to be applied.
+    return Retry(reason=reason, after_s=after_s, uncertain=success or (code is None and (status < 400 or status >= 500)))
 
 
 def retry_after(value: str | None, *, now: datetime) -> float | None:

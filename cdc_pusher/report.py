@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg
-
 from cdc_pusher.database import Connection
-from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.sql import queries
 
 _sql = queries("report")
@@ -15,10 +12,7 @@ Row = dict[str, Any]
 
 
 async def _rows(conn: Connection, query: bytes, **parameters: object) -> list[Row]:
-    try:
-        return await (await conn.execute(query, parameters)).fetchall()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-        raise ConfigurationError("the database has no schema cdc_pusher: run cdc-pusher migrate") from error
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def status(conn: Connection, emp: str | None = None) -> Row:

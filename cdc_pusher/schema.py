@@ -224,7 +224,7 @@ capture = Table(
         "missed_seen",
         BigInteger,
         nullable=False,
-        server_default=text("1"),
+        server_default=text("0"),
         comment="cdc_pusher.missed when the last sweep for it was ordered",
     ),
     Column("missed_noted", BigInteger, comment="cdc_pusher.missed when misses were last noticed; NULL: none is to be answered for"),

@@ -280,7 +280,7 @@ def test_other_row_that_cannot_be_is_refused(migrated: str, statement: str, cons
 
 
 def test_capture_has_one_row_and_never_two(migrated: str) -> None:
-    assert column(migrated, "SELECT missed_seen FROM cdc_pusher.capture") == [1]
+    assert column(migrated, "SELECT missed_seen FROM cdc_pusher.capture") == [0]
     with pytest.raises(psycopg.errors.UniqueViolation), psycopg.connect(migrated) as conn:
         conn.execute("INSERT INTO cdc_pusher.capture DEFAULT VALUES")
 

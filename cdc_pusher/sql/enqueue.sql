@@ -78,7 +78,7 @@ RETURNING walk_stations
 -- transactions may still have to commit what was missed.
 UPDATE cdc_pusher.capture
 SET missed_noted = (SELECT last_value FROM cdc_pusher.missed WHERE is_called),
-    missed_horizon = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    missed_horizon = pg_current_xact_id()::text::bigint
 WHERE singleton
   AND coalesce(missed_noted, missed_seen) < (SELECT last_value FROM cdc_pusher.missed WHERE is_called)
 RETURNING missed_noted AS missed

@@ -29,7 +29,7 @@ COMMENT ON COLUMN cdc_pusher.attempt.error IS 'What came back, at most 500 print
 COMMENT ON COLUMN cdc_pusher.attempt.host IS 'The machine that sent it';
 CREATE TABLE cdc_pusher.capture (
     singleton BOOLEAN DEFAULT true NOT NULL,
-    missed_seen BIGINT DEFAULT 1 NOT NULL,
+    missed_seen BIGINT DEFAULT 0 NOT NULL,
     missed_noted BIGINT,
     missed_horizon BIGINT,
     CONSTRAINT capture_pkey PRIMARY KEY (singleton),

@@ -1,0 +1,241 @@
+"""Capture, claims and answers step by step on a real database, in the orders that only bad luck brings about."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from rig import Rig, evse_id, rig
+
+from cdc_pusher import capture, config, enqueue, outbox
+from cdc_pusher.config import EmpSettings, Settings
+from cdc_pusher.database import Connection, connect
+from cdc_pusher.outbox import Claim, Result
+from cdc_pusher.source import Source
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def settings(dsn: str, *emps: str, **options: str) -> Settings:
+    emp = EmpSettings.model_validate({"url": "http://127.0.0.1:1/", "partner_identifier": "p" * 16, "cpos": {"8ps": "DE*8PS"}, **options})
+    return Settings(database=config.DatabaseSettings(dsn=dsn), emp=dict.fromkeys(emps, emp))
+
+
+class Hand:
+    """One daemon, moved by hand."""
+
+    def __init__(self, settings: Settings, conn: Connection, source: Source) -> None:
+        self.settings, self.conn, self.source = settings, conn, source
+
+    async def capture(self) -> int:
+        """Walk and capture until nothing is left; returns the number of changes."""
+        changes = 0
+        while True:
+            captured = await capture.batch(self.conn, self.source, capture.receivers(self.settings), 100)
+            walked = await enqueue.page(self.conn, self.source, list(self.settings.emp), 100)
+            changes += captured.changes
+            if not captured.changes and walked is None:
+                return changes
+
+    async def claim(self, emp: str = "a", *, lease_s: float = 60.0) -> dict[str, Claim]:
+        async with self.conn.transaction():
+            await outbox.lock_emp(self.conn, emp)
+            return {c.key: c for c in await outbox.claim(self.conn, emp, limit=100, lease_s=lease_s)}
+
+    async def answer(self, claim: Claim, outcome: str = "accepted", emp: str = "a", **said: Any) -> None:
+        async with self.conn.transaction():
+            await outbox.lock_emp(self.conn, emp)
+            await outbox.record(self.conn, emp, [Result(claim=claim, outcome=outcome, sent_at=NOW, **said)])
+
+    async def deliver(self, emp: str = "a") -> list[str]:
+        """Claim and accept until nothing is due; returns what was sent, in order."""
+        sent: list[str] = []
+        while claims := await self.claim(emp):
+            for claim in claims.values():
+                await self.answer(claim, emp=emp)
+                sent.append(claim.key)
+            await self.capture()
+        return sent
+
+
+@asynccontextmanager
+async def hand(dsn: str, *emps: str, **options: str) -> AsyncIterator[Hand]:
+    configured = settings(dsn, *(emps or ("a",)), **options)
+    async with await connect(dsn, "test") as conn, await connect(dsn, "test source") as source_conn:
+        await enqueue.register(conn, configured)
+        yield Hand(configured, conn, await Source.open(source_conn, configured.source))
+
+
+@pytest.fixture
+async def cpo(dsn: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rig(dsn, tmp_path) as made:
+        await made.build("s1")
+        yield made
+
+
+async def test_first_missed_change_is_noticed_and_swept(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        assert not (await enqueue.pulse(daemon.conn, ["a"])).missed
+        await cpo.sql("SELECT nextval('cdc_pusher.missed')")
+        assert (await enqueue.pulse(daemon.conn, ["a"])).missed
+        assert await enqueue.answer_for_missed(daemon.conn, ["a"]) == 1
+        assert await cpo.value("SELECT walk FROM cdc_pusher.emp") == "sweep"
+
+
+async def test_missed_change_that_is_committed_after_the_sweep_is_swept_again(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon, await psycopg.AsyncConnection.connect(cpo.dsn) as writer:
+        await daemon.capture()
+        await daemon.deliver()
+        await writer.execute("SET session_replication_role = replica")  # no trigger: the miss is counted by hand
+        await writer.execute("UPDATE connector SET status = 'Occupied'")
+        await writer.execute("SELECT nextval('cdc_pusher.missed')")
+        assert await enqueue.answer_for_missed(daemon.conn, ["a"]) == 1
+        await daemon.capture()
+        assert await daemon.deliver() == [], "the sweep came too early to see it"
+        assert not (await enqueue.pulse(daemon.conn, ["a"])).missed
+        await writer.commit()
+        assert (await enqueue.pulse(daemon.conn, ["a"])).missed
+        assert await enqueue.answer_for_missed(daemon.conn, ["a"]) == 1
+        await daemon.capture()
+        assert await daemon.deliver() == [evse_id("s1")]
+        assert not (await enqueue.pulse(daemon.conn, ["a"])).missed
+
+
+async def test_sweep_that_is_ordered_during_a_walk_begins_when_that_has_ended(cpo: Rig) -> None:
+    await cpo.build(*(f"t{n}" for n in range(20)))
+    async with hand(cpo.dsn) as daemon:
+        for _ in range(5):
+            await enqueue.page(daemon.conn, daemon.source, ["a"], 2)
+            await outbox.order_sweep(daemon.conn, ["a"])
+        assert await cpo.value("SELECT walk_stations FROM cdc_pusher.emp") == 10, "the full load goes on"
+        await daemon.capture()
+        state = await cpo.sql("SELECT walk, walk_again, full_load_completed_at IS NOT NULL AS loaded FROM cdc_pusher.emp")
+        assert state == [{"walk": None, "walk_again": False, "loaded": True}]
+
+
+async def test_change_is_handed_over_to_an_emp_that_only_another_daemon_serves(cpo: Rig) -> None:
+    async with hand(cpo.dsn, "a", "b") as new, hand(cpo.dsn, "a", "b") as other:
+        old = Hand(settings(cpo.dsn, "a"), other.conn, other.source)
+        await new.capture()
+        await new.deliver("a")
+        await new.deliver("b")
+        await cpo.set_status("s1", "Occupied")
+        await old.capture()
+        assert await new.claim("b") == {}
+        assert await new.capture() == 1
+        assert list(await new.claim("b")) == [evse_id("s1")]
+        assert list(await old.claim("a")) == [evse_id("s1")]
+
+
+async def test_refusal_by_a_proxy_leaves_the_doubt_and_the_station_is_deleted_in_the_end(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await daemon.answer((await daemon.claim())["s1"], "retry", uncertain=True, error="the answer was lost")
+        await daemon.answer((await daemon.claim())["s1"], "rejected", http_status=404, reason="HTTP 404")
+        await cpo.sql("DELETE FROM station")
+        await daemon.capture()
+        claim = (await daemon.claim())["s1"]
+        assert claim.deletes
+
+
+async def test_refusal_in_the_words_of_the_emp_settles_a_doubt(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await daemon.answer((await daemon.claim())["s1"], "retry", uncertain=True)
+        await daemon.answer((await daemon.claim())["s1"], "rejected", http_status=400, result_code=200, reason="malformed")
+        await cpo.sql("DELETE FROM station")
+        await daemon.capture()
+        assert await cpo.value("SELECT count(*) FROM cdc_pusher.outbox") == 0
+
+
+async def test_status_and_the_deletion_of_its_station_are_never_claimed_together(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await daemon.deliver()
+        await cpo.set_status("s1", "Occupied")
+        await daemon.capture()
+        status = (await daemon.claim())[evse_id("s1")]
+        await cpo.sql("DELETE FROM station")
+        await daemon.capture()
+        assert await daemon.claim() == {}, "the deletion waits for the status in flight"
+        await daemon.answer(status, "retry")
+        assert list(await daemon.claim()) == ["s1"]
+
+
+async def test_status_unknown_to_the_emp_waits_for_its_station_whatever_failed_before(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await daemon.deliver()
+        await cpo.set_status("s1", "Occupied")
+        await daemon.capture()
+        for _ in range(3):
+            await daemon.answer((await daemon.claim())[evse_id("s1")], "retry", counts=1, http_status=503)
+        await daemon.answer(
+            (await daemon.claim())[evse_id("s1")], "station_missing", counts=1, http_status=200, result_code=181, reason="181"
+        )
+        await cpo.set_status("s1", "Reserved")
+        await daemon.capture()
+        assert await cpo.value("SELECT attempts FROM cdc_pusher.outbox WHERE kind = 'status'") == 1
+        assert await daemon.deliver() == ["s1", evse_id("s1")]
+
+
+async def test_claim_that_is_somebody_elses_by_now_changes_nothing(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as first, hand(cpo.dsn) as second:
+        await first.capture()
+        late = (await first.claim(lease_s=0.0))["s1"]
+        async with second.conn.transaction():
+            await outbox.lock_emp(second.conn, "a")
+            assert await outbox.expire(second.conn, "a") == 1
+        held = (await second.claim())["s1"]
+        for outcome in ("unsent", "rejected", "accepted"):
+            await first.answer(late, outcome, reason="late")
+        assert await cpo.sql(
+            "SELECT state, at_emp FROM cdc_pusher.outbox JOIN cdc_pusher.evse USING (station_id) WHERE kind = 'station'"
+        ) == [{"state": "in_flight", "at_emp": "maybe"}]
+        await second.answer(held)
+        assert await second.deliver() == [evse_id("s1")]
+
+
+async def test_forced_status_is_sent_although_an_attempt_failed_and_it_was_captured_again(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await daemon.deliver()
+        await enqueue.resync(daemon.conn, ["a"], ["s1"], "statuses")
+        await daemon.capture()
+        await daemon.answer((await daemon.claim())[evse_id("s1")], "retry", http_status=429)
+        await cpo.sql("UPDATE station SET city = city || 'n'")
+        await daemon.capture()
+        assert evse_id("s1") in await daemon.deliver()
+
+
+async def test_station_that_gives_its_last_connector_away_is_deleted_where_connectors_may_change(cpo: Rig) -> None:
+    await cpo.build("s2")
+    async with hand(cpo.dsn, connectors_changed="send") as daemon:
+        await daemon.capture()
+        await daemon.deliver()
+        await cpo.sql("UPDATE connector SET station_id = 's2'")
+        await daemon.capture()
+        assert await daemon.deliver() == ["s1", "s2", evse_id("s1"), evse_id("s2")]
+        assert await cpo.sql(
+            "SELECT key, state, payload ->> 'deleted' AS deleted FROM cdc_pusher.outbox WHERE kind = 'station' ORDER BY key"
+        ) == [
+            {"key": "s1", "state": "delivered", "deleted": "true"},
+            {"key": "s2", "state": "delivered", "deleted": "false"},
+        ]
+
+
+async def test_two_captures_take_turns(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as first, hand(cpo.dsn) as second:
+        await first.capture()
+        await cpo.set_status("s1", "Occupied")
+        async with first.conn.transaction():
+            await outbox.lock_capture(first.conn)
+            other = asyncio.create_task(second.capture())
+            await asyncio.wait([other], timeout=0.3)
+            assert not other.done()
+        assert await other == 1
