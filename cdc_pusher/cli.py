@@ -1,6 +1,7 @@
 """The command line: thin. Every command loads the configuration, calls one function and prints what it returns.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check found problems. An error is one line on standard error.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check found problems, 130 interrupted.
+An error is one line on standard error.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import json
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import psycopg
 import typer
@@ -18,6 +19,7 @@ from cdc_pusher import __version__, config, daemon, enqueue, logs, migrate, repo
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.reconcile import Resend
+from cdc_pusher.schema import SCHEMA
 
 T = TypeVar("T")
 
@@ -44,16 +46,15 @@ def main() -> None:
         app()
     except CdcPusherError as error:
         _fail(str(error), error.exit_code)
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-        missing = migrate.SCHEMA in str(error)
-        _fail(migrate.NO_SCHEMA if missing else f"the database said: {one_line(error)}", 2 if missing else 1)
     except psycopg.Error as error:
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName) and SCHEMA in str(error):
+            _fail(migrate.NO_SCHEMA, ConfigurationError.exit_code)
         _fail(f"the database said: {one_line(error)}", 1)
     except BrokenPipeError:
         sys.exit(1)
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _fail(message: str, exit_code: int) -> NoReturn:
     print(f"cdc-pusher: {message}", file=sys.stderr)  # noqa: T201  # the one line that an error is
     sys.exit(exit_code)
 

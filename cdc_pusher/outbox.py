@@ -207,8 +207,9 @@ async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> li
     sent = [(evse_id, c.key) for c in claims if c.kind == "station" and not c.deletes for evse_id in set(oioi.evse_ids(c.payload))]
     if sent:
         await conn.execute(_delivery.expose_evses, {"emp": emp, "evse": [e for e, _ in sent], "station": [s for _, s in sent]})
-    if deleted := [c.key for c in claims if c.deletes]:
-        await conn.execute(_delivery.doubt_evses, {"emp": emp, "stations": deleted})
+    if stations := [c.key for c in claims if c.kind == "station"]:
+        carried = {"evse": [e for e, _ in sent], "station": [s for _, s in sent]}
+        await conn.execute(_delivery.doubt_evses, {"emp": emp, "stations": stations, **carried})
     return claims
 
 
@@ -244,21 +245,20 @@ async def record(conn: Connection, emp: str, results: Sequence[Result]) -> Recor
 
 
 def _changes_the_question(result: Result) -> bool:
-    """Whether what the EMP has now may call for another message: after a deletion, or when a doubt about a station was settled."""
+    """Whether what the EMP has now may call for another message: after a deletion or a rejection, or when a doubt was settled."""
     claim = result.claim
-    return claim.kind == "station" and result.outcome in ("accepted", "rejected") and (claim.deletes or claim.uncertain)
+    settled = result.outcome == "accepted" and (claim.deletes or claim.uncertain)
+    return claim.kind == "station" and (settled or result.outcome == "rejected")
 
 
 async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused: Sequence[Claim]) -> None:
     """What an answer about one row means for the rows beside it."""
     accepted = [r.claim for r in results if r.outcome == "accepted" and r.claim.kind == "station"]
     missing = [r.claim.key for r in results if r.outcome == "station_missing"]
-    for query, stations in (
-        (_delivery.withdraw_evses, [c.key for c in refused if not c.deletes]),
-        (_delivery.restore_evses, [c.key for c in refused if c.deletes]),
-    ):
-        if stations:
-            await conn.execute(query, {"emp": emp, "stations": stations})
+    if refused:
+        stations = [c.key for c in refused]
+        await conn.execute(_delivery.restore_evses, {"emp": emp, "stations": stations})
+        await conn.execute(_delivery.withdraw_evses, {"emp": emp, "stations": stations})
     if accepted:
         carried = [(evse_id, c.key) for c in accepted if not c.deletes for evse_id in sorted(set(oioi.evse_ids(c.payload)))]
         columns = {"evse": [e for e, _ in carried], "station": [s for _, s in carried], "stations": [c.key for c in accepted]}

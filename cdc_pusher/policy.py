@@ -42,7 +42,7 @@ def judge(answer: Answer | Failure, *, kind: Kind, attempts: int, now: datetime)
         return StationMissing(reason=reason) if attempts < STATION_TRIES else Rejected(reason=reason)
     if code in PERMANENT_CODES or (code is None and status in PERMANENT_STATUSES):
         return Rejected(reason=reason)
-    # A body that cannot be read, or that contradicts its status, says nothing about what was done: only a refusal is sure not to be applied.
+    # A body that cannot be read or contradicts its status says nothing about what was done: only a refusal is sure not to be applied.
     return Retry(reason=reason, after_s=after_s, uncertain=success or (code is None and (status < 400 or status >= 500)))
 
 

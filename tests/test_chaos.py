@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,19 @@ class Monkey:
     async def play(self, daemon: Daemon, over: asyncio.Event) -> None:
         """Go on until it is over; then one daemon runs."""
         self.daemon = daemon
+        last: Callable[[], Awaitable[None]] | None = None
         while not over.is_set():
             self._change_mood()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._chance.uniform(0.3, 4.0)):
                     await over.wait()
-            assert self.daemon.exit_code is None, f"the daemon ended by itself\n{self.daemon.said}"
-            deed = self._chance.choices((self._kill, self._stop, self._cut), (50, 15, 35))[0]
-            self.done[deed.__name__] += 1
-            await deed()
+            if self.daemon.exit_code is not None:
+                may_end = last == self._cut_sessions and "ready" not in self.daemon.said
+                assert may_end, f"the daemon ended by itself\n{self.daemon.said}"
+                self.daemon = self._rig.daemon()  # as systemd would
+            last = self._chance.choices((self._kill, self._stop, self._cut_sessions), (50, 15, 35))[0]
+            self.done[last.__name__] += 1
+            await last()
 
     def _change_mood(self) -> None:
         probability = self._chance.choice((0.0, 0.01, 0.04))
@@ -82,7 +86,7 @@ class Monkey:
         assert took_s < 10, f"SIGTERM took {took_s:.1f} s"
         self.daemon = self._rig.daemon()
 
-    async def _cut(self) -> None:
+    async def _cut_sessions(self) -> None:
         """The database ends sessions of the daemon."""
         await self._rig.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

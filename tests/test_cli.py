@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -301,6 +303,21 @@ def test_schema_that_is_newer_than_the_program(program: Program) -> None:
     assert done.exit_code in (1, 2)
     assert len(done.stderr.splitlines()) == 1
     assert "newer than this program" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("migrate",), ("status",), ("resync", "--all")], ids=" ".join)
+def test_interrupted_command_says_nothing(alone: Program, arguments: Sequence[str]) -> None:
+    """In the middle of connecting to a server that says nothing."""
+    command = [sys.executable, "-m", "cdc_pusher", *arguments]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        alone.configure(dsn=f"host=127.0.0.1 port={silent.getsockname()[1]}")
+        with subprocess.Popen(
+            command, cwd=alone.directory, env=alone.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                assert (*process.communicate(timeout=30), process.returncode) == ("", "", 130)
 
 
 # ── commands ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -276,6 +276,8 @@ PASSWORD = "s3cret%zzword"
         "password=s3cret host=/nonexistent",
         "postgresql://user:s3cret@localhost:1/db?unknown=1",
         "s3cret",
+        "postgresql://user:p@s3cret@nowhere.invalid/db",
+        "host=localhost password=p s3cret=x",
         "postgresql://user:s3cret@127.0.0.1:1/db",
     ],
 )

@@ -408,6 +408,25 @@ async def test_status_that_was_held_when_its_station_was_accepted_is_sent_once_i
     await assert_equal(rigged, lenient)
 
 
+async def test_status_waits_while_its_evse_may_have_left_a_station_that_is_held(rigged: Rig, lenient: Sandbox) -> None:
+    rigged.add_emp("alpha", lenient, connectors_changed="send")
+    await rigged.build("s1", "s2", evses=2)
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    lenient.set_faults([{"kind": "drop_after", "match": "station", "times": 1}, {**REFUSE, "match": "station"}])
+    await rigged.sql("UPDATE connector SET station_id = 's2' WHERE evse_id = %(evse)s", evse=evse_id("s1"))
+    await until(lambda: any(e["outcome"] == "fault:code" for e in told(lenient, "s1")), "the EVSE may have left")
+    await rigged.sql("UPDATE station SET country = '??' WHERE id = 's1'")
+    await until(lambda: rigged.value("SELECT count(*) = 1 FROM cdc_pusher.outbox WHERE state = 'held'"), "its station is held")
+    await rigged.set_status("s1", "Occupied")
+    await rigged.quiet()
+    lenient.set_faults([])
+    await rigged.sql("UPDATE station SET country = 'DE' WHERE id = 's1'")
+    await rigged.quiet()
+    await assert_equal(rigged, lenient)
+    assert lenient.stats()["refused"] == {}
+
+
 async def test_evse_in_two_stations_holds_both_until_one_lets_go(rigged: Rig, sandbox: Sandbox) -> None:
     await rigged.build("s1", "s2")
     await rigged.ready_daemon()

@@ -107,12 +107,18 @@ SET at_emp = 'maybe'
 WHERE e.at_emp = 'no'
 
 -- name: doubt_evses
--- Stations are about to be deleted: from now on the EMP may have lost these EVSEs, and their statuses wait.
-UPDATE cdc_pusher.evse
+-- Stations are about to be sent without these EVSEs, or deleted: from now on the EMP may have lost them, and their statuses wait.
+UPDATE cdc_pusher.evse AS e
 SET at_emp = 'maybe'
-WHERE emp = %(emp)s
-  AND station_id = ANY (%(stations)s)
-  AND at_emp = 'yes'
+WHERE e.emp = %(emp)s
+  AND e.station_id = ANY (%(stations)s)
+  AND e.at_emp = 'yes'
+  AND NOT EXISTS (
+      SELECT
+      FROM unnest(%(evse)s::text[], %(station)s::text[]) AS c (evse_id, station_id)
+      WHERE c.evse_id = e.evse_id
+        AND c.station_id = e.station_id
+  )
 
 -- name: record
 -- The answers to claimed messages. One that is not in flight any more under this claim came too late and counts for nothing: the message is
@@ -205,7 +211,7 @@ WHERE s.emp = %(emp)s
   AND s.key IN (SELECT evse_id FROM left_behind UNION ALL SELECT evse_id FROM changed WHERE at_emp = 'no')
 
 -- name: withdraw_evses
--- Stations were refused for sure: what only the refused message carried ('maybe') is not at the EMP.
+-- Stations were refused for sure: what only the refused message carried (still 'maybe' after `restore_evses`) is not at the EMP.
 WITH dropped AS (
     DELETE FROM cdc_pusher.evse
     WHERE emp = %(emp)s
@@ -221,12 +227,18 @@ WHERE emp = %(emp)s
   AND listed
 
 -- name: restore_evses
--- Deletions were refused for sure: the EMP has the EVSEs still.
-UPDATE cdc_pusher.evse
+-- Stations were refused for sure, deletions among them: the EMP has the EVSEs that it acknowledged last.
+UPDATE cdc_pusher.evse AS e
 SET at_emp = 'yes'
-WHERE emp = %(emp)s
-  AND station_id = ANY (%(stations)s)
-  AND at_emp = 'maybe'
+FROM cdc_pusher.outbox AS o
+WHERE e.emp = %(emp)s
+  AND e.station_id = ANY (%(stations)s)
+  AND e.at_emp = 'maybe'
+  AND o.emp = e.emp
+  AND o.kind = 'station'
+  AND o.key = e.station_id
+  AND NOT (o.acknowledged ->> 'deleted')::boolean
+  AND o.acknowledged -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', e.evse_id))
 
 -- name: release_statuses
 -- The EMP has accepted the stations of these EVSEs: their current statuses follow, whether the EMP had them before or not.
