@@ -87,11 +87,12 @@ async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None
         await outbox.lock_capture(conn)
         noted = await (await conn.execute(_sql.note_missed)).fetchone()
         settled = await (await conn.execute(_sql.settle_missed)).fetchone()
-        if noted is None and settled is None:
+        found = noted or settled
+        if found is None:
             return None
         await outbox.lock_emps(conn, emps)
         await outbox.order_sweep(conn, emps)
-    return int((noted or settled)["missed"])
+    return int(found["missed"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
