@@ -5,6 +5,7 @@ before anybody else can read it for the same station, so an older reading never 
 connection, so what fails in the operator's SQL rolls nothing of ours back but the batch. Never sends anything.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,9 +15,10 @@ import structlog
 from cdc_pusher import outbox, plan
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
+from cdc_pusher.errors import MappingError
 from cdc_pusher.outbox import Change
-from cdc_pusher.plan import Receiver
-from cdc_pusher.reconcile import Occasion
+from cdc_pusher.plan import Plan, Receiver
+from cdc_pusher.reconcile import LIVE, Occasion
 from cdc_pusher.source import Source
 
 log = structlog.get_logger(__name__)
@@ -24,12 +26,16 @@ log = structlog.get_logger(__name__)
 STATION_ID_LIMIT = 500  # characters; an index entry of Postgres holds 2,700 bytes
 
 
+AFFECTED_LIMIT = 10_000  # stations that one change of a watched row concerns; beyond that, all stations are gone through
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """What one batch did: changes consumed, and the EMPs that have something to send or to wait for now."""
+    """What one batch did: changes consumed, the EMPs that have something to send or to wait for now, and by EMP what a sweep healed."""
 
     changes: int
     emps: frozenset[str]
+    healed: Mapping[str, frozenset[str]]
 
 
 def receivers(settings: Settings) -> dict[str, Receiver]:
@@ -44,31 +50,67 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
     async with conn.transaction():
         _, now = await outbox.lock_capture(conn)
         changes = await outbox.consume(conn, list(emps), limit)
-        if any(change.station_id is None for change in changes):
-            await outbox.lock_emps(conn, emps)
-            await outbox.order_sweep(conn, emps)
+        await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}
-        written = await _bring_up_to_date(conn, source, emps, occasions)
-    return Captured(changes=len(changes), emps=frozenset(written))
+        plans = await _bring_up_to_date(conn, source, emps, occasions)
+        healed = await _healed(conn, plans)
+    return Captured(changes=len(changes), emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
+
+
+async def _find_out_stations(conn: Connection, source: Source, emps: Iterable[str], changes: Iterable[Change]) -> None:
+    """Put into the log which stations are concerned by changes that do not say so; if nobody can say, all are gone through."""
+    rows: dict[tuple[str | None, str | None], list[Change]] = defaultdict(list)
+    for change in changes:
+        rows[change.watch, change.emp].append(change)
+    for (watch, emp), found in rows.items():
+        stations = await _affected(source, watch, [change.source_row for change in found]) if watch else None
+        if stations is None:
+            concerned = sorted(emps) if emp is None else [emp]
+            await outbox.lock_emps(conn, concerned)
+            await outbox.order_walk_after(conn, concerned, "resync")
+        else:
+            await outbox.record_changes(conn, stations, [emp], priority=LIVE, changed_at=min(change.changed_at for change in found))
+
+
+async def _affected(source: Source, watch: str, rows: Sequence[object]) -> Sequence[str] | None:
+    try:
+        return await source.affected(watch, rows, AFFECTED_LIMIT)
+    except MappingError as error:
+        log.error("a watch cannot say which stations are concerned; all are gone through", watch=watch, error=str(error))
+        return None
 
 
 async def _bring_up_to_date(
     conn: Connection, source: Source, emps: Mapping[str, Receiver], occasions: Mapping[str, Mapping[str, Occasion]]
-) -> Sequence[str]:
+) -> Sequence[Plan]:
     if not occasions:
         return ()
     names = sorted(occasions)
     stations = sorted({station_id for found in occasions.values() for station_id in found})
     reading = await source.read(stations)
     listed = sorted({evse_id for found in reading.values() for evse_id in plan.listed_evses(found)})
+    cpos = sorted({cpo for found in reading.values() for cpo in plan.listed_cpos(found)})
     await outbox.lock_emps(conn, names)
     evses = await outbox.evses(conn, names, stations, listed)
     known = sorted({*listed, *(e.evse_id for found in evses.values() for e in found)})
     entries = await outbox.entries(conn, names, stations, known)
-    plans = [plan.make(emps[name], occasions[name], reading, entries[name], evses[name]) for name in names]
+    confirmed = await outbox.confirmed_cpos(conn, names, cpos)
+    plans = [plan.make(emps[name], occasions[name], reading, entries[name], evses[name], confirmed[name]) for name in names]
     await outbox.write(conn, plans)
-    return [p.emp for p in plans if p.insert or p.update]
+    return plans
+
+
+async def _healed(conn: Connection, plans: Iterable[Plan]) -> Mapping[str, frozenset[str]]:
+    """By EMP, the stations that a sweep found changed. Not those whose change was made just now and is in the log by the time we look."""
+    suspects = {p.emp: p.healed for p in plans if p.healed}
+    if not suspects:
+        return {}
+    told = await outbox.told_of(conn, sorted(set[str]().union(*suspects.values())))
+    healed = {emp: frozenset(stations - told) for emp, stations in suspects.items() if stations - told}
+    for emp, stations in healed.items():
+        await outbox.note_healed(conn, emp, len(stations))
+    return healed
 
 
 def _storable(station_id: str) -> bool:

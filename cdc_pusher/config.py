@@ -5,12 +5,15 @@ what is wrong. Keys of an EMP are read from a file, a systemd credential or the 
 `SecretStr`, so that no repr, log line or error shows them. This module never connects to anything.
 """
 
+import hashlib
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from cdc_pusher.errors import ConfigurationError
@@ -23,6 +26,7 @@ REFERENCE_CONNECTORS = "SELECT {} FROM public.connector".format(", ".join(CONNEC
 
 EmpName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Sql = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+RoleName = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
 
 
 class _Section(BaseModel):
@@ -30,17 +34,46 @@ class _Section(BaseModel):
 
 
 class DatabaseSettings(_Section):
-    """`[database]`: how to reach the CPO's database; an empty `dsn` leaves everything to the libpq environment (PGHOST, PGSERVICE …)."""
+    """`[database]`: how to reach the CPO's database; an empty `dsn` leaves everything to the libpq environment (PGHOST, PGSERVICE …).
+
+    `owner_role` and `runtime_role` belong together: with them `cdc-pusher migrate` gives our schema to the one, and the other, which the
+    daemon connects as, no more rights than it needs.
+    """
 
     dsn: str = ""
+    owner_role: RoleName | None = None
+    runtime_role: RoleName | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.owner_role is None) != (self.runtime_role is None) or (self.owner_role and self.owner_role == self.runtime_role):
+            raise PydanticCustomError("roles", "owner_role and runtime_role go together, and are two")
+        return self
 
 
 class Watch(_Section):
-    """`[[source.watch]]`: a table whose changes concern stations; `station` says which, as SQL over one row of it."""
+    """`[[source.watch]]`: a table whose changes concern stations; `station` says which, as SQL over one row of it.
+
+    An expression is evaluated in the trigger, a sub-select by capture, after the change was committed.
+    """
 
     table: Sql
     columns: tuple[str, ...] | None = None
     station: Sql
+
+    @property
+    def name(self) -> str:
+        """What its triggers and their function are called."""
+        return "cdc_pusher_" + hashlib.sha256(f"{self.table}\n{self.station}\n{self.columns}".encode()).hexdigest()[:8]
+
+    @property
+    def alias(self) -> str:
+        """The name, not quoted, that a row of the table has in `station`."""
+        return self.table.rpartition(".")[2].strip('"')
+
+    @property
+    def is_sub_select(self) -> bool:
+        return re.match(r"[(\s]*(?:select|with)\b", self.station, re.IGNORECASE) is not None
 
 
 class SourceSettings(_Section):
@@ -67,6 +100,7 @@ class EmpSettings(_Section):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     max_requests_per_second: Annotated[float, Field(gt=0)] | None = None
     connectors_changed: Literal["hold", "send"] = "hold"
+    confirm_cpos: Literal["manual", "automatic"] = "manual"
     cpos: dict[str, str] = {}
     request_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
     retry_base_s: Annotated[float, Field(gt=0, le=60)] = 0.5
@@ -79,6 +113,8 @@ class DaemonSettings(_Section):
     poll_interval_s: Annotated[float, Field(gt=0, le=1)] = 1.0
     capture_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
     page_stations: Annotated[int, Field(ge=1, le=10_000)] = 200
+    sweep_interval_s: Annotated[float, Field(gt=0)] = 900.0
+    sweep_max_stations_per_s: Annotated[float, Field(gt=0)] = 1000.0
     attempt_retention_days: Annotated[int, Field(ge=1)] = 30
 
 

@@ -16,7 +16,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Set
 from datetime import UTC, datetime
 from functools import partial
 
@@ -41,6 +41,7 @@ BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers mor
 BUSY_POLL_S = 0.005
 IDLE_S = {"capture": 75}  # capture waits within its transaction for the operator's queries; nobody else waits for anything
 STOP_S = 5.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
+SWEEP_CHECK_S = 30.0  # how often to look whose sweep is due
 WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
 
 
@@ -51,7 +52,7 @@ async def run(settings: Settings) -> None:
     async with await connect(settings.database.dsn, "start") as conn:
         await migrate.require_current(conn)
         if drift := await triggers.verify(conn, settings.source.watch):
-            raise ConfigurationError(f"{'; '.join(drift)}: run cdc-pusher migrate")
+            log.error("changes may only be found by a sweep until cdc-pusher migrate has mended the triggers", triggers=drift)
         await Source.open(conn, settings.source)
     await Daemon(settings).run()
 
@@ -159,6 +160,8 @@ class Daemon:
         while not self._stop.is_set():
             batches += 1
             captured = await capture.batch(conn, source, self._receivers, limit)
+            if captured.healed:
+                await self._tell_what_was_healed(conn, captured.healed)
             for emp in captured.emps:
                 self._lanes[emp].wake.set()
             if captured.changes == limit and batches % WALK_EVERY:
@@ -167,6 +170,18 @@ class Daemon:
             if not captured.changes and walked is None:
                 await self._sleep(conn)
         await enqueue.say_asleep(conn, False)
+
+    async def _tell_what_was_healed(self, conn: Connection, healed: Mapping[str, Set[str]]) -> None:
+        """A sweep found what no trigger told of: people should know why."""
+        causes = await triggers.verify(conn, self._settings.source.watch)
+        for emp, stations in healed.items():
+            log.error(
+                "a sweep found changes that no trigger had told of",
+                emp=emp,
+                stations=len(stations),
+                examples=sorted(stations)[:5],
+                cause=causes or "the triggers are as configured: the mapping reads what no watch covers, or writes passed the triggers by",
+            )
 
     async def _sleep(self, conn: Connection) -> None:
         """Wait for something to do. The first time only say that we sleep: what came before that was said is found by another look."""
@@ -205,8 +220,20 @@ class Daemon:
     def _scheduler(self) -> AsyncIOScheduler:
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
         scheduler.add_job(self._maintain_attempts, "interval", hours=1, next_run_time=datetime.now(UTC))
+        scheduler.add_job(self._sweep, "interval", seconds=min(self._settings.daemon.sweep_interval_s / 4, SWEEP_CHECK_S))
         scheduler.add_listener(_note_failed_job, EVENT_JOB_ERROR)
         return scheduler
+
+    async def _sweep(self) -> None:
+        """Begin the sweep of the EMPs whose turn it is; when that was, the database knows."""
+        limits = self._settings.daemon
+        async with await connect(self._settings.database.dsn, "sweep") as conn:
+            begun = await enqueue.order_sweep(
+                conn, list(self._lanes), interval_s=limits.sweep_interval_s, fastest=limits.sweep_max_stations_per_s
+            )
+        if begun:
+            log.info("a sweep begins", emps=begun)
+            self._wake.set()
 
     async def _maintain_attempts(self) -> None:
         async with await connect(self._settings.database.dsn, "maintenance") as conn:

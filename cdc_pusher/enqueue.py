@@ -13,14 +13,15 @@ from cdc_pusher import outbox
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import ConfigurationError
-from cdc_pusher.reconcile import Resend
+from cdc_pusher.reconcile import LIVE, SWEEP, WALK, Resend
 from cdc_pusher.source import Source
 from cdc_pusher.sql import queries
 
 _sql = queries("enqueue")
 
 ANALYZE_EVERY = 5000  # stations of a walk
-PRIORITY = {"full load": 10, "resync": 10, "sweep": 20}
+PRIORITY = {"full load": WALK, "resync": WALK, "sweep": SWEEP}
+SLOWEST_SWEEP = 10.0  # stations a second; a small operator's sweep need not take the whole interval
 
 
 async def register(conn: Connection, settings: Settings) -> dict[str, str]:
@@ -33,49 +34,67 @@ async def register(conn: Connection, settings: Settings) -> dict[str, str]:
         begun = await conn.execute(_sql.register, {"names": list(mappings), "mappings": list(mappings.values())})
         await conn.execute(_sql.drop_changes)
         walks = {row["name"]: row["walk"] for row in await begun.fetchall()}
-        columns = {"emps": [c[0] for c in cpos], "cpos": [c[1] for c in cpos], "cpo_ids": [c[2] for c in cpos]}
-        await conn.execute(_sql.register_cpos, columns)
+        columns = {"names": list(mappings), "emps": [c[0] for c in cpos], "cpos": [c[1] for c in cpos], "cpo_ids": [c[2] for c in cpos]}
+        automatic = [settings.emp[c[0]].confirm_cpos == "automatic" for c in cpos]
+        await conn.execute(_sql.unregister_cpos, columns)
+        await conn.execute(_sql.register_cpos, {**columns, "automatic": automatic})
     return walks
 
 
 def _fingerprint(settings: Settings, emp: str) -> str:
     """Of all configuration that decides what the EMP should have."""
-    of_emp = settings.emp[emp].model_dump(mode="json", include={"protocol", "cpos", "connectors_changed"})
+    of_emp = settings.emp[emp].model_dump(mode="json", include={"protocol", "cpos", "confirm_cpos", "connectors_changed"})
     text = json.dumps([settings.source.model_dump(mode="json"), of_emp], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int) -> int | None:
-    """Put the next page of one walk into the change log. Returns the number of stations, None when no walk is under way."""
+    """Put the next page of one walk into the change log. Returns the number of stations, None when no walk is due.
+
+    EMPs whose walks stand at the same place go on together: a station is read once for all of them.
+    """
     walk = await (await conn.execute(_sql.next_walk, {"emps": list(emps)})).fetchone()
     if walk is None:
         return None
-    emp, phase, cursor = walk["name"], walk["walk_phase"], walk["walk_cursor"]
+    together, phase, cursor = walk["emps"], walk["walk_phase"], walk["walk_cursor"]
     if phase == "source":
         stations = seen = await source.page(cursor, limit)
     else:
-        rows = await (await conn.execute(_sql.outbox_page, {"emp": emp, "after": cursor or "", "limit": limit})).fetchall()
+        rows = await (await conn.execute(_sql.outbox_page, {"emps": together, "after": cursor or "", "limit": limit})).fetchall()
         seen = [row["key"] for row in rows]
         stations = await source.missing(seen) if seen else []
     end_of_phase = "outbox" if phase == "source" else None
     progress = {
-        "emp": emp,
+        "emps": together,
         "walk": walk["walk"],
         "was_phase": phase,
         "was_cursor": cursor,
         "resend": walk["walk_resend"],
         "cursor": seen[-1] if seen else None,
         "phase": phase if seen else end_of_phase,
+        "seen": len(seen),
         "stations": len(stations),
     }
     async with conn.transaction():
-        moved = await (await conn.execute(_sql.advance, progress)).fetchone()
+        await outbox.lock_emps(conn, together)
+        moved = await (await conn.execute(_sql.advance, progress)).fetchall()
         if moved and stations:
-            await outbox.record_changes(conn, stations, emp=emp, priority=PRIORITY[walk["walk"]], resend=walk["walk_resend"])
-    if moved and moved["walk_stations"] % ANALYZE_EVERY < len(stations):
-        # The first plans of a full load are made for empty tables; autovacuum comes too late for them.
-        await conn.execute("ANALYZE cdc_pusher.outbox, cdc_pusher.evse")
+            names = [row["name"] for row in moved]
+            await outbox.record_changes(conn, stations, names, priority=PRIORITY[walk["walk"]], resend=walk["walk_resend"])
+    if any(row["walk_stations"] % ANALYZE_EVERY < len(stations) for row in moved):
+        await conn.execute(_sql.refresh_statistics)
     return len(stations)
+
+
+async def order_sweep(conn: Connection, emps: Sequence[str], *, interval_s: float, fastest: float) -> list[str]:
+    """Begin the periodic sweep of the EMPs whose turn it is. Returns their names.
+
+    `interval_s`: seconds from the beginning of one to that of the next; `fastest`: stations a second.
+    """
+    limits = {"interval_s": interval_s, "fastest": fastest, "slowest": min(SLOWEST_SWEEP, fastest)}
+    async with conn.transaction():
+        await outbox.lock_emps(conn, emps)
+        return [row["name"] for row in await (await conn.execute(_sql.order_sweep, {"emps": list(emps), **limits})).fetchall()]
 
 
 async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None:
@@ -91,7 +110,7 @@ async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None
         if found is None:
             return None
         await outbox.lock_emps(conn, emps)
-        await outbox.order_sweep(conn, emps)
+        await outbox.order_walk_after(conn, emps, "sweep")
     return int(found["missed"])
 
 
@@ -122,6 +141,21 @@ async def maintain_attempts(conn: Connection, retention_days: int) -> None:
     await conn.execute(_sql.ensure_partitions, {"retention_days": retention_days})
 
 
+async def confirm_cpos(conn: Connection, settings: Settings, emp: str, cpos: Sequence[str]) -> list[str]:
+    """Note that the EMP has been told of these CPOs of its configuration, and have their stations looked at again.
+
+    Returns those that were not confirmed before.
+    """
+    columns = {"emps": [emp] * len(cpos), "cpos": list(cpos), "cpo_ids": [settings.emp[emp].cpos[cpo] for cpo in cpos]}
+    async with conn.transaction():
+        await outbox.lock_emps(conn, [emp])
+        await conn.execute(_sql.register_cpos, {**columns, "automatic": [False] * len(cpos)})
+        confirmed = [row["cpo"] for row in await (await conn.execute(_sql.confirm_cpos, {"emp": emp, "cpos": list(cpos)})).fetchall()]
+        if confirmed:
+            await outbox.order_walk_after(conn, [emp], "resync")
+    return confirmed
+
+
 async def resync(conn: Connection, emps: Sequence[str], stations: Sequence[str], resend: Resend) -> int:
     """Have stations looked at again for these EMPs: those named, or every one. Returns the number of rows put into the change log.
 
@@ -133,8 +167,7 @@ async def resync(conn: Connection, emps: Sequence[str], stations: Sequence[str],
             raise ConfigurationError(f"no daemon has served {', '.join(unknown)} yet; its full load begins with cdc-pusher run")
         await outbox.lock_emps(conn, emps)
         if not stations:
-            await outbox.order_walk(conn, emps, "resync", resend)
+            await outbox.order_walk(conn, emps, resend)
             return 0
-        for emp in emps:
-            await outbox.record_changes(conn, stations, emp=emp, priority=0, resend=resend)
+        await outbox.record_changes(conn, stations, emps, priority=LIVE, resend=resend)
     return len(stations) * len(emps)

@@ -5,7 +5,7 @@ it cannot be sent. An `Answer` is what came back from an EMP, a `Verdict` what f
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Kind = Literal["station", "status"]
@@ -65,9 +65,13 @@ CONNECTOR_COLUMNS = ("station_id", *(f.name for f in fields(Connector)))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """This cannot be a valid message; `reason` names the field and its value."""
+    """This cannot be a valid message; `reason` names the field and its value.
+
+    `faults`: the same without values, to count by.
+    """
 
     reason: str
+    faults: tuple[str, ...] = field(default=(), compare=False)
 
 
 Desired = Payload | Held | None

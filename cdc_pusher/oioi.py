@@ -47,12 +47,12 @@ _repr.maxstring = _repr.maxlong = _repr.maxother = _MAX_VALUE
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def encode_station(station: Station, *, cpo_id: str | None) -> Payload | Held:
+def encode_station(station: Station, *, cpo_id: str | None, confirmed: bool = True) -> Payload | Held:
     """Make the `station` object of a `station-post`, or say everything that is wrong with the station.
 
     Keys stand in the order of the protocol's table, optional fields that are None are left out, `deleted` is False, and connectors are
     sorted, so that equal stations have equal payloads whatever the order of their rows. `cpo_id` is the CPO's EVSE prefix as this EMP
-    knows it (`DE*8PS`), None when the EMP was told none. Source: OIOI v4, `station-post`.
+    knows it (`DE*8PS`), None when there is none; `confirmed`: the EMP was told of it. Source: OIOI v4, `station-post`, the three steps.
     """
     s, check = station, _Check()
     content = {
@@ -69,7 +69,7 @@ def encode_station(station: Station, *, cpo_id: str | None) -> Payload | Held:
             "country": check.one_of(_COUNTRIES, "country", "is no assigned ISO 3166-1 code of two upper-case letters", s.country),
         },
         "contact": check.contact(s),
-        "cpo-id": check.cpo_id(s.cpo, cpo_id),
+        "cpo-id": check.cpo_id(s.cpo, cpo_id, confirmed),
         "is-open-24": check.boolean("is_open_24", s.is_open_24, required=True),
         "connectors": check.connectors(s.connectors),
         "open-hour-notes": check.open_hour_notes(s.open_hour_notes),
@@ -84,7 +84,7 @@ def encode_station(station: Station, *, cpo_id: str | None) -> Payload | Held:
         "total-parking": check.integer("total_parking", s.total_parking),
         "deleted": False,
     }
-    return Held(reason=check.reason()) if check.problems else _without_none(content)
+    return check.held() if check.problems else _without_none(content)
 
 
 def encode_statuses(station: Station) -> dict[str, Payload | Held]:
@@ -177,7 +177,7 @@ def _shared_status(evse_id: str, statuses: Sequence[Any]) -> Payload | Held:
     check.evse_id(evse_id)
     for status in statuses:
         check.one_of(STATUSES, "status", "is no OIOI status", status)
-    return Held(reason=check.reason()) if check.problems else {"connector-id": evse_id, "status": min(statuses, key=_RANK.__getitem__)}
+    return check.held() if check.problems else {"connector-id": evse_id, "status": min(statuses, key=_RANK.__getitem__)}
 
 
 def _number(value: Any) -> int | float | None:
@@ -204,13 +204,19 @@ class _Check:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.faults: list[str] = []
 
     def wrong(self, field: str, fault: str, value: Any, *, at: Any = None) -> None:
         """Note `field: what is wrong (value)`; `at` is the connector's EVSE id, where the field alone does not lead to it."""
         where = "" if at is None else f", at {_shown(at)}"
-        self.problems.append(f"{field}: {'is missing' if value is None else fault}{where} ({_shown(value)})")
+        fault = f"{field}: {'is missing' if value is None else fault}"
+        self.problems.append(f"{fault}{where} ({_shown(value)})")
+        self.faults.append(fault)
 
-    def reason(self) -> str:
+    def held(self) -> Held:
+        return Held(reason=self._reason(), faults=tuple(dict.fromkeys(self.faults)))
+
+    def _reason(self) -> str:
         found = list(dict.fromkeys(self.problems))
         reason = found[0]
         for count, problem in enumerate(found[1:], start=1):
@@ -231,7 +237,7 @@ class _Check:
         elif required and not value.strip():
             self.wrong(field, "is blank", value)
         elif len(value) > limit:
-            self.wrong(field, f"has {len(value)} characters, more than {limit}", value)
+            self.wrong(field, f"has more than {limit} characters", value)
         elif found := (_UNSENDABLE_IN_LINES if lines else _UNSENDABLE).search(value):
             self.wrong(field, f"has the character U+{ord(found[0]):04X} at position {found.start() + 1}", value)
         return value
@@ -246,9 +252,13 @@ class _Check:
             self.wrong(field, fault, value, at=at)
         return value
 
-    def cpo_id(self, cpo: Any, cpo_id: str | None) -> Any:
-        if cpo_id is None:
-            self.problems.append(f"cpo: {_shown(cpo)} has no cpo-id for this EMP")
+    def cpo_id(self, cpo: Any, cpo_id: str | None, confirmed: bool) -> Any:
+        if cpo is None:
+            self.wrong("cpo", "", cpo)
+        elif cpo_id is None:
+            self.wrong("cpo", "has no cpo-id for this EMP", cpo)
+        elif not confirmed:
+            self.wrong("cpo", "is not confirmed for this EMP (cdc-pusher cpo confirm)", cpo)
         return self.text("cpo-id", cpo_id, required=cpo_id is not None)
 
     def boolean(self, field: str, value: Any, *, required: bool = False) -> Any:
@@ -270,7 +280,7 @@ class _Check:
 
     def connectors(self, connectors: Sequence[Connector]) -> list[dict[str, Any]]:
         if not 1 <= len(connectors) <= _MAX_ITEMS:
-            self.problems.append(f"connectors: must be 1 to {_MAX_ITEMS} ({len(connectors)})")
+            self.wrong("connectors", f"must be 1 to {_MAX_ITEMS}", len(connectors))
             return []
         found = [self.connector(connector) for connector in connectors]
         return found if self.problems else sorted(found, key=itemgetter("id", "name", "speed"))

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
@@ -18,7 +18,7 @@ from cdc_pusher import oioi
 from cdc_pusher.database import Connection
 from cdc_pusher.model import Kind, Payload
 from cdc_pusher.plan import Evse, Plan
-from cdc_pusher.reconcile import Entry, Resend
+from cdc_pusher.reconcile import LIVE, Entry, Resend
 from cdc_pusher.sql import queries
 
 _capture = queries("capture")
@@ -45,9 +45,14 @@ def _json(rows: object) -> Jsonb:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A row of the change log. `station_id` None: any station may have changed; `emp` None: for every EMP."""
+    """A row of the change log. `emp` None: for every EMP.
+
+    `station_id` None: the sub-select of `watch` says which stations `source_row` concerns; without a watch, any station may have changed.
+    """
 
     station_id: str | None
+    watch: str | None
+    source_row: Any
     emp: str | None
     priority: int
     resend: Resend
@@ -107,26 +112,55 @@ async def write(conn: Connection, plans: Iterable[Plan]) -> None:
             await conn.execute(query, {"emp": [p[0] for p in pairs], "evse": [p[1] for p in pairs], "station": [p[2] for p in pairs]})
     for plan in plans:
         if plan.look_again:
-            await record_changes(conn, sorted(plan.look_again), emp=plan.emp, priority=0)
+            await record_changes(conn, sorted(plan.look_again), [plan.emp], priority=LIVE)
+    if cpos := [(plan.emp, cpo) for plan in plans for cpo in sorted(plan.cpos)]:
+        await conn.execute(_capture.note_cpos, {"emps": [c[0] for c in cpos], "cpos": [c[1] for c in cpos]})
 
 
 def _row(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "acknowledged"}
 
 
-async def record_changes(conn: Connection, stations: Sequence[str], *, emp: str | None, priority: int, resend: Resend = None) -> None:
-    """Put stations into the change log."""
-    await conn.execute(_capture.record_changes, {"stations": list(stations), "emp": emp, "priority": priority, "resend": resend})
+async def confirmed_cpos(conn: Connection, emps: Sequence[str], cpos: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """By EMP, those of these CPOs that are known for it, and whether they are confirmed."""
+    found: dict[str, dict[str, bool]] = {emp: {} for emp in emps}
+    for row in await (await conn.execute(_capture.cpos, {"emps": list(emps), "cpos": list(cpos)})).fetchall():
+        found[row["emp"]][row["cpo"]] = row["confirmed"]
+    return found
 
 
-async def order_sweep(conn: Connection, emps: Iterable[str]) -> None:
+async def told_of(conn: Connection, stations: Sequence[str]) -> frozenset[str]:
+    """Those of these stations that a live change in the log concerns, or may concern."""
+    return frozenset(row["station_id"] for row in await (await conn.execute(_capture.told_of, {"stations": list(stations)})).fetchall())
+
+
+async def note_healed(conn: Connection, emp: str, stations: int) -> None:
+    """Count stations that a sweep found changed although nobody had told of it."""
+    await conn.execute(_capture.note_healed, {"emp": emp, "stations": stations})
+
+
+async def record_changes(
+    conn: Connection,
+    stations: Sequence[str],
+    emps: Sequence[str | None] = (None,),
+    *,
+    priority: int,
+    resend: Resend = None,
+    changed_at: datetime | None = None,
+) -> None:
+    """Put stations into the change log, for each of these EMPs (None: for every one)."""
+    values = {"stations": list(stations), "emps": list(emps), "priority": priority, "resend": resend, "changed_at": changed_at}
+    await conn.execute(_capture.record_changes, values)
+
+
+async def order_walk(conn: Connection, emps: Iterable[str], resend: Resend) -> None:
+    """Have every station gone through for these EMPs, from the beginning."""
+    await conn.execute(_capture.order_walk, {"emps": list(emps), "resend": resend})
+
+
+async def order_walk_after(conn: Connection, emps: Iterable[str], walk: Literal["resync", "sweep"]) -> None:
     """Have every station gone through for these EMPs, after the walk that may be under way."""
-    await conn.execute(_capture.order_sweep, {"emps": list(emps)})
-
-
-async def order_walk(conn: Connection, emps: Iterable[str], walk: str, resend: Resend = None) -> None:
-    """Have every station gone through for these EMPs, from the beginning; `walk` is 'full load', 'resync' or 'sweep'."""
-    await conn.execute(_capture.order_walk, {"emps": list(emps), "walk": walk, "resend": resend})
+    await conn.execute(_capture.order_walk_after, {"emps": list(emps), "walk": walk})
 
 
 # ── delivery ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from cdc_pusher import oioi, reconcile
-from cdc_pusher.model import Desired, Held, Station
-from cdc_pusher.reconcile import FORGET, Decision, Entry, Occasion
+from cdc_pusher.model import Desired, Held, Payload, Station
+from cdc_pusher.reconcile import FORGET, SWEEP, Decision, Entry, Occasion
 
 Reading = Mapping[str, Station | Held]
 """The stations of one batch as the source has them, by id; Held: the mapping returns nonsense for it. Missing: the station is gone."""
 
 
+CPO_LIMIT = 500  # characters; an index entry of Postgres holds 2,700 bytes
 EVSE_ID_LIMIT = 100  # characters; what is longer can never be valid, and must not reach an index
 
 
@@ -41,7 +42,10 @@ class Receiver:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """The rows to write for one EMP, and the stations to look at again because a change here concerns them."""
+    """The rows to write for one EMP, and the stations to look at again because a change here concerns them.
+
+    `cpos`: CPOs that occur in the stations and were not known. `healed`: the stations that a sweep found changed.
+    """
 
     emp: str
     insert: list[Entry] = field(default_factory=list)
@@ -50,8 +54,12 @@ class Plan:
     listed: list[tuple[str, str]] = field(default_factory=list)
     unlisted: list[tuple[str, str]] = field(default_factory=list)
     look_again: set[str] = field(default_factory=set)
+    cpos: set[str] = field(default_factory=set)
+    healed: set[str] = field(default_factory=set)
 
-    def note(self, row: Entry | None, decision: Decision) -> None:
+    def note(self, row: Entry | None, decision: Decision, occasion: Occasion, station_id: str) -> None:
+        if occasion.priority == SWEEP and reconcile.heals(row, decision):
+            self.healed.add(station_id)
         if decision is FORGET:
             if row is not None:
                 self.forget.append(row)
@@ -66,19 +74,45 @@ def listed_evses(found: Station | Held | None) -> frozenset[str]:
     return frozenset(c.evse_id for c in found.connectors if isinstance(c.evse_id, str) and 0 < len(c.evse_id) <= EVSE_ID_LIMIT)
 
 
-def make(receiver: Receiver, occasions: Mapping[str, Occasion], reading: Reading, entries: Iterable[Entry], evses: Iterable[Evse]) -> Plan:
+def listed_cpos(found: Station | Held | None) -> frozenset[str]:
+    """The CPO's internal identifier of a station, if it has one that can be told."""
+    cpo = str(found.cpo) if isinstance(found, Station) and found.cpo is not None else ""
+    return frozenset([cpo] if 0 < len(cpo) <= CPO_LIMIT else ())
+
+
+def make(
+    receiver: Receiver,
+    occasions: Mapping[str, Occasion],
+    reading: Reading,
+    entries: Iterable[Entry],
+    evses: Iterable[Evse],
+    cpos: Mapping[str, bool],
+) -> Plan:
     """What to write for one EMP after the stations in `occasions` were read again.
 
-    `entries` and `evses` hold every row of these stations and of the EVSEs they list.
+    `entries` and `evses` hold every row of these stations and of the EVSEs they list; `cpos` the CPOs of
+    these stations that are known for the EMP, and whether it was told of them.
     """
-    return _Batch(receiver, occasions, reading, list(entries), list(evses)).plan()
+    return _Batch(receiver, occasions, reading, list(entries), list(evses), cpos).plan()
+
+
+def encoded(found: Station, receiver: Receiver, cpos: Mapping[str, bool]) -> Payload | Held:
+    """The station as this EMP is to be sent it; `cpos`: the CPOs that are known for it, and whether it was told of them."""
+    cpo = str(found.cpo)
+    return oioi.encode_station(found, cpo_id=receiver.cpos.get(cpo), confirmed=cpos.get(cpo, False))
 
 
 class _Batch:
     def __init__(
-        self, receiver: Receiver, occasions: Mapping[str, Occasion], reading: Reading, entries: list[Entry], evses: list[Evse]
+        self,
+        receiver: Receiver,
+        occasions: Mapping[str, Occasion],
+        reading: Reading,
+        entries: list[Entry],
+        evses: list[Evse],
+        cpos: Mapping[str, bool],
     ) -> None:
-        self.receiver, self.occasions, self.reading, self.evses = receiver, occasions, reading, evses
+        self.receiver, self.occasions, self.reading, self.evses, self.cpos = receiver, occasions, reading, evses, cpos
         self.rows = {(e.kind, e.key): e for e in entries}
         self.result = Plan(emp=receiver.name)
         self.listing: dict[str, set[str]] = defaultdict(set)
@@ -132,7 +166,8 @@ class _Batch:
             connectors_changed=self.receiver.connectors_changed,
             elsewhere={e for e in listed_evses(self.reading.get(station_id)) if self.holders[e] - {station_id}},
         )
-        self.result.note(row, decision)
+        self.result.note(row, decision, occasion, station_id)
+        self.result.cpos |= listed_cpos(self.reading.get(station_id)) - self.cpos.keys()
         outcome = self.outcomes[station_id] = decision if isinstance(decision, Entry) else row
         goes = outcome is not None and outcome.state != "held" and outcome.payload is not None and oioi.is_deleted(outcome.payload)
         (self.leaving.add if goes else self.leaving.discard)(station_id)
@@ -152,7 +187,7 @@ class _Batch:
         shared = sorted(evse_id for evse_id in listed_evses(found) if len(self.listing[evse_id]) > 1)
         if shared:
             return Held(reason="; ".join(self._shared(evse_id) for evse_id in shared[:5]))
-        return oioi.encode_station(found, cpo_id=self.receiver.cpos.get(str(found.cpo)))
+        return encoded(found, self.receiver, self.cpos)
 
     def _shared(self, evse_id: str) -> str:
         return f"evse_id: '{evse_id}' stands in more than one station ({', '.join(sorted(self.listing[evse_id])[:5])})"
@@ -189,4 +224,4 @@ class _Batch:
         due = bool(self.accepted[evse_id] - self.leaving)
         station_id = owners[0] if owners else (row.station_id if row else "")
         decision = reconcile.status(row, desired, occasion, emp=self.receiver.name, key=evse_id, station_id=station_id, due=due)
-        self.result.note(row, decision)
+        self.result.note(row, decision, occasion, station_id)

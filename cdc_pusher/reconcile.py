@@ -21,6 +21,9 @@ from cdc_pusher.model import Desired, Held, Kind, Payload
 State = Literal["pending", "in_flight", "delivered", "held", "rejected"]
 Resend = Literal["undelivered", "statuses", "everything"] | None
 
+LIVE, WALK, SWEEP = 0, 10, 20
+"""Priorities of a change: somebody made it; a full load or a resync looks at everything; a sweep looks for what nobody told of."""
+
 WAITS_FOR_STATION = "waits until the EMP has accepted its station"
 
 
@@ -132,6 +135,16 @@ def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str,
     else:
         decision = _settle(moved, desired, occasion, due=due, reason=None if due else WAITS_FOR_STATION)
     return moved if decision is None and moved is not row else decision
+
+
+def heals(row: Entry | None, decision: Decision) -> bool:
+    """Whether a decision of a sweep is about a difference that had not been captured before."""
+    if row is None or not isinstance(decision, Entry):
+        return decision is not None
+    if row.in_flight:
+        return decision.desired_gen > row.desired_gen
+    held = "held" in (row.state, decision.state) and (row.state, row.reason) != (decision.state, decision.reason)
+    return held or decision.payload != row.payload
 
 
 def _waits(desired: Payload | Held, elsewhere: Set[str]) -> str | None:

@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB
 
 SCHEMA = "cdc_pusher"
 CHANNEL = "cdc_pusher"
@@ -54,7 +54,7 @@ change = Table(
         server_default=text("0"),
         comment="0 a live change, 10 full load or resync, 20 sweep; low goes first",
     ),
-    Column("station_id", Text, comment="The station to look at again; NULL: any station may have changed (TRUNCATE)"),
+    Column("station_id", Text, comment="The station to look at again; NULL: see watch, or any station may have changed (TRUNCATE)"),
     Column("emp", Text, comment="The EMP to look at the station for; NULL: every EMP"),
     Column(
         "resend",
@@ -64,8 +64,11 @@ change = Table(
     _timestamp(
         "changed_at", "When the change was made (clock time within the CPO's transaction)", nullable=False, default="clock_timestamp()"
     ),
+    Column("watch", Text, comment="The watch whose sub-select says which stations source_row concerns; NULL: station_id says it"),
+    Column("source_row", JSONB, comment="The changed row of the CPO's table: the columns that the watch's sub-select may name"),
     PrimaryKeyConstraint("priority", "id"),
     CheckConstraint("resend IN ('undelivered', 'statuses', 'everything')", name="resend_is_known"),
+    CheckConstraint("(watch IS NULL) = (source_row IS NULL) AND (watch IS NULL OR station_id IS NULL)", name="a_watch_comes_with_its_row"),
     comment="Stations to look at again. Triggers, full load, resync and sweep insert, capture consumes. Empty when all is captured.",
 )
 
@@ -195,10 +198,25 @@ emp = Table(
     Column("walk_resend", Text, comment="change.resend of what the walk puts into the change log"),
     Column("walk_stations", BigInteger, nullable=False, server_default=text("0"), comment="Stations the walk has put into the change log"),
     Column("mapping", Text, comment="Fingerprint of the configuration that the outbox was captured with; another one orders a sweep"),
-    Column("walk_again", Boolean, nullable=False, server_default=text("false"), comment="Begin again when this walk ends"),
+    Column("walk_next", Text, comment="The walk to begin when this one ends; NULL: none"),
     _timestamp("paused_at", "Since when people have paused this EMP; NULL: it is served"),
+    Column("walk_pace", DOUBLE_PRECISION, comment="Stations a second that the walk keeps to; NULL: as fast as it goes"),
+    _timestamp("walk_due_at", "When the next page of a walk that keeps to a pace is to be put into the change log"),
+    _timestamp("sweep_started_at", "When the last sweep began"),
+    _timestamp("sweep_completed_at", "When the last sweep was through"),
+    Column(
+        "healed",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Stations, counted since the beginning, that a sweep found changed although no trigger had told of it",
+    ),
+    _timestamp("healed_at", "When a sweep last found such a station"),
     PrimaryKeyConstraint("name"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
+    CheckConstraint("walk_next IN ('resync', 'sweep')", name="walk_next_is_known"),
+    CheckConstraint("walk_pace IS NULL OR walk = 'sweep'", name="only_a_sweep_has_a_pace"),
+    CheckConstraint("walk IS NOT NULL OR walk_next IS NULL", name="a_next_walk_follows_one"),
     CheckConstraint("walk_phase IN ('source', 'outbox')", name="walk_phase_is_known"),
     CheckConstraint("(walk IS NULL) = (walk_phase IS NULL)", name="a_walk_has_a_phase"),
     CheckConstraint("walk_resend IN ('undelivered', 'statuses', 'everything')", name="walk_resend_is_known"),
@@ -210,10 +228,11 @@ cpo = Table(
     metadata,
     Column("emp", Text, nullable=False, comment="The EMP"),
     Column("cpo", Text, nullable=False, comment="The CPO's internal identifier, as the stations carry it"),
-    Column("cpo_id", Text, comment="The identifier told to the EMP (cpo-id)"),
-    _timestamp("confirmed_at", "Since when the EMP knows this CPO"),
+    Column("cpo_id", Text, comment="The identifier told to the EMP (cpo-id); NULL: the configuration has none"),
+    _timestamp("confirmed_at", "Since when the EMP is known to know this CPO; NULL: its stations are held"),
     PrimaryKeyConstraint("emp", "cpo"),
-    comment="Per EMP the CPOs that were set up with it, before their first station is sent.",
+    CheckConstraint("confirmed_at IS NULL OR cpo_id IS NOT NULL", name="confirmed_with_an_identifier"),
+    comment="Per EMP the CPOs that occur in the stations or the configuration; the EMP has to know one before its first station is sent.",
 )
 
 capture = Table(
@@ -232,4 +251,15 @@ capture = Table(
     PrimaryKeyConstraint("singleton"),
     CheckConstraint("singleton", name="one_row"),
     comment="Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.",
+)
+
+granted = Table(
+    "granted",
+    metadata,
+    Column("role", Text, nullable=False, comment="The role that was given the right"),
+    Column("kind", Text, nullable=False, comment="'TABLE' or 'SCHEMA'"),
+    Column("object", Text, nullable=False, comment="The table (SELECT) or schema (USAGE) of the CPO, quoted"),
+    PrimaryKeyConstraint("role", "kind", "object"),
+    CheckConstraint("kind IN ('TABLE', 'SCHEMA')", name="kind_is_known"),
+    comment="Rights on the CPO's things that cdc-pusher migrate has given; cdc-pusher uninstall takes back these and no others.",
 )

@@ -6,15 +6,18 @@ that station alone, what fails because the mapping does not fit the tables is a 
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import IsolationLevel, sql
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
-from cdc_pusher.config import SourceSettings
+from cdc_pusher import vocabulary
+from cdc_pusher.config import SourceSettings, Watch
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import MappingError
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS, Connector, Held, Station
@@ -25,49 +28,44 @@ REQUIRED = {
     },
     "connectors": {*CONNECTOR_COLUMNS},
 }
+TEXT_LIMIT = 70_000  # characters of one text; more is never sent, and must not fill the memory
 
 # What one station's values can cause; anything else is the mapping's or the server's fault.
 _OF_THE_DATA = (psycopg.DataError, psycopg.errors.CardinalityViolation, ValueError, OverflowError, RecursionError)
 
 
+class _Column(NamedTuple):
+    type: sql.SQL
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queries:
+    """What is asked of the mapping, as SQL; all but `cpos` with named parameters (`ids`; `limit`, `after`)."""
+
+    stations: bytes
+    connectors: bytes
+    first_page: bytes
+    next_page: bytes
+    missing: bytes
+    cpos: bytes
+
+
 class Source:
     """The mapping, prepared against the database by `open`."""
 
-    def __init__(
-        self, conn: Connection, settings: SourceSettings, stations: bytes, connectors: bytes, pages: tuple[bytes, bytes], missing: bytes
-    ) -> None:
+    def __init__(self, conn: Connection, settings: SourceSettings, queries: Queries) -> None:
         self._conn = conn
         self._settings = settings
-        self._stations, self._connectors, self._missing = stations, connectors, missing
-        self._first_page, self._next_page = pages
+        self._queries = queries
+        self._watches = {watch.name: watch for watch in settings.watch}
 
     @classmethod
     async def open(cls, conn: Connection, settings: SourceSettings) -> "Source":
         """Look up the columns of both queries. Raises `MappingError`: the query fails, or a column that is needed is missing."""
         await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await conn.set_read_only(True)
-        station_columns = await _columns(conn, "stations", settings.stations)
-        connector_columns = await _columns(conn, "connectors", settings.connectors)
-        id_type = station_columns["station_id"]
-        stations, connectors = _subquery(settings.stations), _subquery(settings.connectors)
-        first, following = (
-            sql.SQL("SELECT s.station_id::text AS station_id FROM {} AS s WHERE {} ORDER BY s.station_id LIMIT %(limit)s").format(
-                stations, condition
-            )
-            for condition in (sql.SQL("s.station_id IS NOT NULL"), sql.SQL("s.station_id > %(after)s::text::{}").format(id_type))
-        )
-        missing = sql.SQL(
-            "SELECT r.id AS station_id FROM unnest(%(ids)s::text[]) AS r (id)"
-            " WHERE NOT EXISTS (SELECT FROM {} AS s WHERE s.station_id = r.id::{})"
-        ).format(stations, id_type)
-        return cls(
-            conn,
-            settings,
-            _by_station(stations, [c for c in STATION_COLUMNS if c in station_columns], id_type).as_bytes(conn),
-            _by_station(connectors, list(CONNECTOR_COLUMNS), connector_columns["station_id"]).as_bytes(conn),
-            (first.as_bytes(conn), following.as_bytes(conn)),
-            missing.as_bytes(conn),
-        )
+        return cls(conn, settings, await prepare(conn, settings))
 
     async def read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
         """The stations with these ids (text) as they are now; one that the query no longer returns is not in the answer.
@@ -87,7 +85,7 @@ class Source:
 
         Raises `MappingError`, also when one row's data make the query fail: nobody can say which rows come after it.
         """
-        query = self._first_page if after is None else self._next_page
+        query = self._queries.first_page if after is None else self._queries.next_page
         try:
             async with _snapshot(self._conn):
                 rows = await (await self._conn.execute(query, {"after": after, "limit": limit})).fetchall()
@@ -99,16 +97,39 @@ class Source:
         """Those of these stations that the mapping no longer returns."""
         try:
             async with _snapshot(self._conn):
-                rows = await (await self._conn.execute(self._missing, {"ids": list(station_ids)})).fetchall()
+                rows = await (await self._conn.execute(self._queries.missing, {"ids": list(station_ids)})).fetchall()
         except _OF_THE_DATA:
             return list(station_ids)  # an id that is none any more: let capture look at each
         return [row["station_id"] for row in rows]
 
+    async def affected(self, watch: str, rows: Sequence[Any], limit: int) -> list[str] | None:
+        """The stations that these rows (JSON) of a watched table concern, by the sub-select of the watch of this name.
+
+        None: nobody can say (a watch that the configuration no longer has), or there are more than `limit`. Raises `MappingError`.
+        """
+        if watch not in self._watches:
+            return None
+        try:
+            async with _snapshot(self._conn):
+                query = _affected(self._watches[watch])
+                found = await (await self._conn.execute(query, {"rows": Jsonb(list(rows)), "limit": limit + 1})).fetchall()
+        except _OF_THE_DATA as error:
+            raise MappingError(f"source.watch {self._watches[watch].table}: {one_line(error)}") from error
+        return [row["station_id"] for row in found] if len(found) <= limit else None
+
+    async def cpos(self) -> list[DictRow]:
+        """The CPOs of all stations: `cpo` (text), `name` (None unless the mapping has `cpo_name`), `stations`, the number of them."""
+        try:
+            async with _snapshot(self._conn):
+                return await (await self._conn.execute(self._queries.cpos, {})).fetchall()
+        except _OF_THE_DATA as error:
+            raise MappingError(f"source.stations: {one_line(error)}") from error
+
     async def _read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
         ids = {"ids": list(station_ids)}
         async with _snapshot(self._conn):
-            stations = await (await self._conn.execute(self._stations, ids)).fetchall()
-            connectors = await (await self._conn.execute(self._connectors, ids)).fetchall()
+            stations = await (await self._conn.execute(self._queries.stations, ids)).fetchall()
+            connectors = await (await self._conn.execute(self._queries.connectors, ids)).fetchall()
         of_station: dict[str, list[Connector]] = defaultdict(list)
         for row in connectors:
             of_station[row["station_id"]].append(self._connector(row))
@@ -118,21 +139,65 @@ class Source:
             if station_id in found:
                 found[station_id] = Held(reason=f"station_id: the mapping returns more than one row for '{station_id}'")
             else:
+                country = row["country"]
+                row["country"] = (isinstance(country, str) and vocabulary.country(country)) or country
                 found[station_id] = Station(**row, connectors=tuple(of_station[station_id]))
         return found
 
     def _connector(self, row: DictRow) -> Connector:
         return Connector(
             evse_id=row["evse_id"],
-            type=_translated(row["type"], self._settings.connector_types),
+            type=_translated(row["type"], self._settings.connector_types, vocabulary.connector_type),
             speed_kw=row["speed_kw"],
-            status=_translated(row["status"], self._settings.statuses),
+            status=_translated(row["status"], self._settings.statuses, vocabulary.status),
         )
 
 
-def _translated(value: Any, names: Mapping[str, str]) -> Any:
+def _translated(value: Any, names: Mapping[str, str], built_in: Callable[[str], str | None]) -> Any:
     """The OIOI word for the CPO's value; what nobody mapped stays as it is, for the protocol to judge."""
-    return names.get(str(value), value) if names and value is not None else value
+    if value is None:
+        return None
+    if (mapped := names.get(str(value))) is not None:
+        return mapped
+    return (isinstance(value, str) and built_in(value)) or value
+
+
+async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
+    """Look up the columns of both queries of the mapping, and make of them what is asked of it. Raises `MappingError`."""
+    station_columns = await _columns(conn, "stations", settings.stations)
+    connector_columns = await _columns(conn, "connectors", settings.connectors)
+    id_type = station_columns["station_id"].type
+    stations, connectors = subquery(settings.stations), subquery(settings.connectors)
+    first, following = (
+        sql.SQL("SELECT s.station_id::text AS station_id FROM {} AS s WHERE {} ORDER BY s.station_id LIMIT %(limit)s").format(
+            stations, condition
+        )
+        for condition in (sql.SQL("s.station_id IS NOT NULL"), sql.SQL("s.station_id > %(after)s::text::{}").format(id_type))
+    )
+    missing = sql.SQL(
+        "SELECT r.id AS station_id FROM unnest(%(ids)s::text[]) AS r (id)"
+        " WHERE NOT EXISTS (SELECT FROM {} AS s WHERE s.station_id = r.id::{})"
+    ).format(stations, id_type)
+    cpos = sql.SQL(
+        "SELECT s.cpo::text AS cpo, min({}::text) AS name, count(*) AS stations FROM {} AS s WHERE s.station_id IS NOT NULL"
+        " GROUP BY 1 ORDER BY 3 DESC, 1"
+    ).format(sql.SQL("s.cpo_name" if "cpo_name" in station_columns else "NULL"), stations)
+    return Queries(
+        stations=_by_station(stations, {c: station_columns[c] for c in STATION_COLUMNS if c in station_columns}).as_bytes(conn),
+        connectors=_by_station(connectors, {c: connector_columns[c] for c in CONNECTOR_COLUMNS}).as_bytes(conn),
+        first_page=first.as_bytes(conn),
+        next_page=following.as_bytes(conn),
+        missing=missing.as_bytes(conn),
+        cpos=cpos.as_bytes(conn),
+    )
+
+
+def _affected(watch: Watch) -> sql.Composed:
+    """The stations of changed rows: the operator's sub-select over rows of the table as the trigger noted them."""
+    return sql.SQL(
+        "SELECT DISTINCT a.station_id::text AS station_id FROM jsonb_populate_recordset(NULL::{}, %(rows)s) AS {}"
+        " CROSS JOIN LATERAL ({}) AS a (station_id) WHERE a.station_id IS NOT NULL LIMIT %(limit)s"
+    ).format(sql.SQL(watch.table.replace("%", "%%")), sql.Identifier(watch.alias), sql.SQL(watch.station.replace("%", "%%")))
 
 
 @asynccontextmanager
@@ -147,33 +212,43 @@ async def _snapshot(conn: Connection) -> AsyncIterator[None]:
         raise MappingError(f"source: {one_line(error)}") from error
 
 
-def _subquery(query: str) -> sql.Composable:
+def subquery(query: str) -> sql.Composable:
     """The operator's query, ready to stand in FROM; a `%` in it is not a parameter of ours."""
     return sql.SQL("(\n{}\n)").format(sql.SQL(query.rstrip().rstrip(";").replace("%", "%%")))  # the operator's SQL
 
 
-def _by_station(query: sql.Composable, columns: Sequence[str], id_type: sql.Composable) -> sql.Composed:
+def _by_station(query: sql.Composable, columns: Mapping[str, _Column]) -> sql.Composed:
     """The query restricted to the stations in `ids`, compared in the column's own type, so that the CPO's index serves."""
-    wanted = sql.SQL(", ").join(
-        sql.SQL("s.station_id::text AS station_id") if c == "station_id" else sql.SQL("s.{}").format(sql.Identifier(c)) for c in columns
+    wanted = sql.SQL(", ").join(_selected(name, column) for name, column in columns.items())
+    return sql.SQL("SELECT {} FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[])").format(
+        wanted, query, columns["station_id"].type
     )
-    return sql.SQL("SELECT {} FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[])").format(wanted, query, id_type)
 
 
-async def _columns(conn: Connection, name: str, query: str) -> dict[str, sql.SQL]:
-    """The query's columns with the names of their types, as SQL."""
-    probe = sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(_subquery(query))
+def _selected(name: str, column: _Column) -> sql.Composable:
+    if name == "station_id":
+        return sql.SQL("s.station_id::text AS station_id")
+    value = sql.SQL("s.{}").format(sql.Identifier(name))
+    if column.is_text:
+        return sql.SQL("left({}::text, {}) AS {}").format(value, sql.Literal(TEXT_LIMIT), sql.Identifier(name))
+    return value
+
+
+async def _columns(conn: Connection, name: str, query: str) -> dict[str, _Column]:
+    """The query's columns with their types."""
+    probe = sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(subquery(query))
     try:
         cursor = await conn.execute(probe, {})
         described = [(column.name, column.type_code) for column in cursor.description or ()]
         types = await conn.execute(
-            "SELECT format_type(oid, -1) AS type FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, n) ORDER BY n",
+            "SELECT format_type(t.oid, -1) AS type, t.typcategory = 'S' AS is_text"
+            " FROM unnest(%s::oid[]) WITH ORDINALITY AS r (oid, n) JOIN pg_catalog.pg_type AS t ON t.oid = r.oid ORDER BY r.n",
             [[o for _, o in described]],
         )
         rows = await types.fetchall()
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
         raise MappingError(f"source.{name}: {one_line(error)}") from error
-    named = {column: sql.SQL(row["type"]) for (column, _), row in zip(described, rows, strict=True)}
+    named = {column: _Column(sql.SQL(row["type"]), row["is_text"]) for (column, _), row in zip(described, rows, strict=True)}
     if absent := sorted(REQUIRED[name] - named.keys()):
         raise MappingError(f"source.{name}: the query does not return {', '.join(absent)}")
     return named

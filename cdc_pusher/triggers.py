@@ -6,8 +6,9 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
 - Rows are compared with `*<>` (by their bytes), which every type has and no search_path can change.
-- It only inserts, and waits for a lock of ours once in a transaction, for 10 ms. Whatever fails inside is caught, tried again with dynamic
-  SQL, and if that fails counted in the sequence `missed`, which the daemon answers with a sweep.
+- It only inserts; which stations a sub-select names is looked up by capture, after the commit.
+- It waits for a lock of ours once in a transaction, for 10 ms. Whatever fails inside is caught, tried again with dynamic SQL, and if that
+  fails counted in the sequence `missed`, which the daemon answers with a sweep.
 - NOTIFY is sent only while the daemon sleeps, the queue is not filling up, and no transaction can be prepared (PREPARE TRANSACTION refuses
   transactions that have notified).
 """
@@ -15,7 +16,7 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -29,9 +30,9 @@ from cdc_pusher.sql import queries
 
 _sql = queries("triggers")
 
-LOCK_TIMEOUT_MS = 200  # writers queue behind our wait for the table's lock for no longer than this
-LOCK_TRIES = 50
-LOCK_PAUSE_S = 0.5
+LOCK_TIMEOUT_MS = 20  # the CPO's statements queue behind our wait for a table's lock for no longer than this
+LOCK_TRIES = 150
+LOCK_PAUSE_S = 0.2
 
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
@@ -39,7 +40,9 @@ CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '10ms'
-AS $cdc_pusher$
+AS $cdc_pusher${body}$cdc_pusher$
+"""
+_BODY = """
 BEGIN
     IF current_setting('cdc_pusher.locked', true) = 'yes' THEN
         PERFORM nextval('cdc_pusher.missed');
@@ -47,16 +50,11 @@ BEGIN
     ELSIF TG_OP = 'TRUNCATE' THEN
         INSERT INTO cdc_pusher.change (station_id) VALUES (NULL);
     ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO cdc_pusher.change (station_id)
-        SELECT DISTINCT a.station_id::text {of_new} WHERE a.station_id IS NOT NULL;
+        INSERT INTO cdc_pusher.change {columns} {of_new};
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO cdc_pusher.change (station_id)
-        SELECT DISTINCT a.station_id::text {of_old} WHERE a.station_id IS NOT NULL;
+        INSERT INTO cdc_pusher.change {columns} {of_old};
     ELSIF {differs} THEN
-        INSERT INTO cdc_pusher.change (station_id)
-        SELECT a.station_id::text {of_new} WHERE a.station_id IS NOT NULL
-        UNION
-        SELECT a.station_id::text {of_old} WHERE a.station_id IS NOT NULL;
+        INSERT INTO cdc_pusher.change {columns} {of_new} UNION {of_old};
     ELSE
         RETURN NULL;
     END IF;
@@ -90,20 +88,22 @@ EXCEPTION WHEN OTHERS THEN
     END;
     RETURN NULL;
 END
-$cdc_pusher$
 """
 
-_RECORD = "INSERT INTO cdc_pusher.change (station_id) SELECT DISTINCT a.station_id::text {affected} WHERE a.station_id IS NOT NULL"
+_WORD = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """What stands, or should stand, on one table for one watch; `version` is the fingerprint of the function's text."""
+    """What stands, or should stand, on one table for one watch; `version` is the fingerprint of the function's body."""
 
     table: str
     name: str
-    version: str
-    function: sql.Composed
+    body: str
+
+    @property
+    def version(self) -> str:
+        return hashlib.sha256(self.body.encode()).hexdigest()[:16]
 
     @property
     def triggers(self) -> dict[str, str]:
@@ -114,32 +114,40 @@ class Attachment:
         }
 
 
-def wanted(watch: Watch) -> Attachment:
-    """What the configuration asks for."""
-    schema, _, table = watch.table.rpartition(".")
-    identity = hashlib.sha256(f"{watch.table}\n{watch.station}\n{watch.columns}".encode()).hexdigest()[:8]
-    name = f"cdc_pusher_{identity}"
-    function = sql.SQL(_FUNCTION).format(  # one constant text
-        name=sql.Identifier(name),
-        of_new=_affected("NEW", table or schema, watch.station),
-        of_old=_affected("OLD", table or schema, watch.station),
+def wanted(watch: Watch, table_columns: Collection[str]) -> Attachment:
+    """What the configuration asks for on a table with these columns."""
+    rows = [_recorded(row, watch, table_columns) for row in ("NEW", "OLD", "($1)")]
+    columns = sql.SQL("(watch, source_row)" if watch.is_sub_select else "(station_id)")
+    record = sql.SQL("INSERT INTO cdc_pusher.change {} {}").format(columns, rows[2])
+    body = sql.SQL(_BODY).format(  # one constant text
+        columns=columns,
+        of_new=rows[0],
+        of_old=rows[1],
         differs=_differs(watch.columns),
-        record=sql.Literal(_RECORD.format(affected=_affected("($1)", table or schema, watch.station).as_string())),
+        record=sql.Literal(record.as_string()),
         channel=sql.Literal(CHANNEL),
     )
-    version = hashlib.sha256(function.as_string().encode()).hexdigest()[:16]
-    return Attachment(table=watch.table, name=name, version=version, function=function)
+    return Attachment(table=watch.table, name=watch.name, body=body.as_string())
 
 
-def _affected(row: str, table: str, station: str) -> sql.Composed:
-    """`FROM` that yields the ids of the stations that one row concerns; its columns can be named as in a query on the table."""
-    lateral = station if re.match(r"[(\s]*select\b", station, re.IGNORECASE) else f"SELECT ({station})"
-    alias = sql.Identifier(table.strip('"'))
-    return sql.SQL("FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL ({}) AS a (station_id)").format(
-        sql.SQL(row),  # NEW or OLD
-        alias,
-        sql.SQL(lateral),  # the operator's SQL
+def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Composed:
+    """`SELECT` that yields what one row adds to the change log: the ids of its stations, or the columns that the sub-select may name.
+
+    A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
+    not see what others have yet to commit.
+    """
+    if not watch.is_sub_select:
+        return sql.SQL(
+            "SELECT DISTINCT a.station_id::text FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL (SELECT ({})) AS a (station_id)"
+            " WHERE a.station_id IS NOT NULL"
+        ).format(sql.SQL(row), sql.Identifier(watch.alias), sql.SQL(watch.station))  # NEW or OLD; the operator's SQL
+    named = {quoted.replace('""', '"') or plain.lower() for quoted, plain in _WORD.findall(watch.station)}
+    content = sql.SQL(", ").join(
+        sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column))
+        for column in table_columns
+        if column in named
     )
+    return sql.SQL("SELECT {}::text, jsonb_build_object({})").format(sql.Literal(watch.name), content)
 
 
 def _differs(columns: Sequence[str] | None) -> sql.Composable:
@@ -150,29 +158,40 @@ def _differs(columns: Sequence[str] | None) -> sql.Composable:
     return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record").format(new, old)
 
 
-async def attach(conn: Connection, watches: Sequence[Watch]) -> list[str]:
+async def attach(conn: Connection, watches: Sequence[Watch], owner: str | None = None) -> list[str]:
     """Bring functions and triggers to what the configuration asks for, and remove what it no longer asks for.
 
-    Returns in words what was done; nothing when all was right. Raises `MappingError` when a watch does not fit its table, `CdcPusherError`
-    when a table's lock could not be had (nothing is half done: each watch has its own transaction).
+    `owner`: the role that is to own the functions; unset, whoever is connected. Returns in words what was done; nothing when all was right.
+    Raises `MappingError` when a watch does not fit its table, `CdcPusherError` when a table's lock could not be had (nothing is half done:
+    each watch has its own transaction).
     """
     done = []
-    attachments = [wanted(watch) for watch in watches]
-    for watch, attachment in zip(watches, attachments, strict=True):
-        await _try_out(conn, watch)
+    for watch in watches:
+        attachment = wanted(watch, await _try_out(conn, watch))
         if await _drift(conn, attachment):
-            await _patiently(conn, attachment.table, _creation(attachment))
+            await _patiently(conn, attachment.table, _creation(attachment, owner))
             done.append(f"attached to {attachment.table}")
-    for row in await (await conn.execute(_sql.all_attached)).fetchall():
-        if row["name"] not in {attachment.name for attachment in attachments}:
-            await detach(conn, row["table"], row["name"])
-            done.append(f"detached from {row['table']}")
+    for table, name in await attached(conn):
+        if name not in {watch.name for watch in watches}:
+            await detach(conn, table, name)
+            done.append(f"detached from {table}")
     return done
+
+
+async def attached(conn: Connection) -> list[tuple[str, str]]:
+    """Every table (quoted) that a function of ours is attached to, with the name of the watch."""
+    return [(row["table"], row["name"]) for row in await (await conn.execute(_sql.all_attached)).fetchall()]
 
 
 async def verify(conn: Connection, watches: Sequence[Watch]) -> list[str]:
     """What is wrong with the triggers, in words; empty when every watch is attached as configured."""
-    return [f"{a.table}: {drift}" for a in map(wanted, watches) if (drift := await _drift(conn, a))]
+    found = []
+    for watch in watches:
+        table = await (await conn.execute(_sql.table, {"table": watch.table, "columns": list(watch.columns or ())})).fetchone()
+        drift = await _drift(conn, wanted(watch, table["columns"])) if table else "there is no such table"
+        if drift:
+            found.append(f"{watch.table}: {drift}")
+    return found
 
 
 async def detach(conn: Connection, table: str, name: str) -> None:
@@ -184,8 +203,8 @@ async def detach(conn: Connection, table: str, name: str) -> None:
     await _patiently(conn, table, statements)
 
 
-async def _try_out(conn: Connection, watch: Watch) -> None:
-    """Fail now, and in words, rather than in the trigger."""
+async def _try_out(conn: Connection, watch: Watch) -> list[str]:
+    """Fail now, and in words, rather than in the trigger. Returns the table's columns."""
     try:
         found = await (await conn.execute(_sql.table, {"table": watch.table, "columns": list(watch.columns or ())})).fetchone()
     except psycopg.ProgrammingError as error:
@@ -196,17 +215,21 @@ async def _try_out(conn: Connection, watch: Watch) -> None:
         raise MappingError(f"source.watch: {watch.table} is not a table; watch the tables behind it")
     if found["virtual"]:
         raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {found['virtual']}")
-    affected = _affected(f"(NULL::{found['name']})", watch.table.rpartition(".")[2], watch.station)
     columns = sql.SQL(", ").join(map(sql.Identifier, watch.columns or ())) if watch.columns else sql.SQL("1")
+    table = sql.SQL(found["name"])  # quoted by the database
+    station = sql.SQL(watch.station if watch.is_sub_select else f"SELECT ({watch.station})")  # the operator's SQL
+    affected = sql.SQL("SELECT a.station_id::text FROM {} AS {} CROSS JOIN LATERAL ({}) AS a (station_id) LIMIT 0")
     try:
         async with conn.transaction():
             await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-            await conn.execute(sql.SQL("SELECT {} FROM {} LIMIT 0").format(columns, sql.SQL(found["name"])))
-            await conn.execute(sql.SQL("SELECT a.station_id::text {} LIMIT 0").format(affected))
+            await conn.execute(sql.SQL("SELECT {} FROM {} LIMIT 0").format(columns, table))
+            await conn.execute(affected.format(table, sql.Identifier(watch.alias), station))
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
         raise MappingError(f"source.watch {watch.table}: {one_line(error)} (tables in `station` need their schema)") from error
+    table_columns: list[str] = found["columns"]
+    return table_columns
 
 
 async def _drift(conn: Connection, attachment: Attachment) -> str | None:
@@ -219,31 +242,44 @@ async def _drift(conn: Connection, attachment: Attachment) -> str | None:
         return f"trigger {', '.join(absent)} is missing"
     if disabled := sorted(attachment.triggers.keys() - enabled):
         return f"trigger {', '.join(disabled)} is disabled"
-    if row["version"] != attachment.version:
+    if (row["version"], row["body"]) != (attachment.version, attachment.body):
         return "the trigger's function is not the one that the configuration asks for"
+    if not row["pinned"]:
+        return "the trigger's function has lost SECURITY DEFINER or its search_path"
+    if not row["can_record"]:
+        return f"the owner of the trigger's function, {row['owner']}, may not write to the change log"
     return None
 
 
-def _creation(attachment: Attachment) -> list[sql.Composed]:
-    function = sql.SQL("cdc_pusher.{}").format(sql.Identifier(attachment.name))
-    comment = sql.SQL("COMMENT ON FUNCTION {}() IS {}").format(function, sql.Literal(attachment.version))
-    triggers = [
-        sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}()").format(
-            sql.Identifier(name),
-            sql.SQL(when).format(sql.SQL(attachment.table)),  # as the operator writes it
-            function,
-        )
-        for name, when in attachment.triggers.items()
+def _creation(attachment: Attachment, owner: str | None) -> list[sql.Composed]:
+    name = sql.Identifier(attachment.name)
+    function = sql.SQL("cdc_pusher.{}()").format(name)
+    return [
+        sql.SQL(_FUNCTION).format(name=name, body=sql.SQL(attachment.body)),  # made of quoted parts
+        sql.SQL("COMMENT ON FUNCTION {} IS {}").format(function, sql.Literal(attachment.version)),
+        *([sql.SQL("ALTER FUNCTION {} OWNER TO {}").format(function, sql.Identifier(owner))] if owner else []),
+        *(
+            sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}").format(
+                sql.Identifier(trigger),
+                sql.SQL(when).format(sql.SQL(attachment.table)),  # as the operator writes it
+                function,
+            )
+            for trigger, when in attachment.triggers.items()
+        ),
     ]
-    return [attachment.function, comment, *triggers]
 
 
 async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Composed]) -> None:
-    """Run DDL on a table of the CPO in one transaction, asking for its lock briefly and often."""
-    for _ in range(LOCK_TRIES):
+    """Run DDL on a table of the CPO in one transaction, once its lock is to be had at once.
+
+    While we wait for a lock, the CPO's statements queue behind us. So a try waits for a millisecond, and only for a table that is never
+    found at rest a little longer.
+    """
+    for attempt in range(LOCK_TRIES):
+        wait_ms = 1 if attempt < LOCK_TRIES / 2 else LOCK_TIMEOUT_MS
         try:
             async with conn.transaction():
-                await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'".encode())
+                await conn.execute(f"SET LOCAL lock_timeout = '{wait_ms}ms'".encode())
                 for statement in statements:
                     await conn.execute(statement)
             return

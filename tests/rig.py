@@ -150,6 +150,7 @@ class Rig:
             "request_timeout_s": 1.0,
             "retry_base_s": 0.1,
             "retry_cap_s": 0.5,
+            "confirm_cpos": "automatic",
             **options,
         }
         lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[daemon]", f"page_stations = {self.page_stations}"]

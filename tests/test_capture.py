@@ -21,7 +21,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def settings(dsn: str, *emps: str, **options: str) -> Settings:
-    emp = EmpSettings.model_validate({"url": "http://127.0.0.1:1/", "partner_identifier": "p" * 16, "cpos": {"8ps": "DE*8PS"}, **options})
+    given = {"confirm_cpos": "automatic", "cpos": {"8ps": "DE*8PS"}, **options}
+    emp = EmpSettings.model_validate({"url": "http://127.0.0.1:1/", "partner_identifier": "p" * 16, **given})
     return Settings(database=config.DatabaseSettings(dsn=dsn), emp=dict.fromkeys(emps, emp))
 
 
@@ -111,11 +112,11 @@ async def test_sweep_that_is_ordered_during_a_walk_begins_when_that_has_ended(cp
     async with hand(cpo.dsn) as daemon:
         for _ in range(5):
             await enqueue.page(daemon.conn, daemon.source, ["a"], 2)
-            await outbox.order_sweep(daemon.conn, ["a"])
+            await outbox.order_walk_after(daemon.conn, ["a"], "sweep")
         assert await cpo.value("SELECT walk_stations FROM cdc_pusher.emp") == 10, "the full load goes on"
         await daemon.capture()
-        state = await cpo.sql("SELECT walk, walk_again, full_load_completed_at IS NOT NULL AS loaded FROM cdc_pusher.emp")
-        assert state == [{"walk": None, "walk_again": False, "loaded": True}]
+        state = await cpo.sql("SELECT walk, walk_next, full_load_completed_at IS NOT NULL AS loaded FROM cdc_pusher.emp")
+        assert state == [{"walk": None, "walk_next": None, "loaded": True}]
 
 
 async def test_change_is_handed_over_to_an_emp_that_only_another_daemon_serves(cpo: Rig) -> None:

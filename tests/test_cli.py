@@ -211,13 +211,6 @@ def test_missing_schema(bare: Program, arguments: Sequence[str]) -> None:
     assert bare.refuses(*arguments) == "the database has no schema cdc_pusher: run cdc-pusher migrate"
 
 
-def test_missing_triggers(bare: Program) -> None:
-    migrate.to(bare.dsn)
-    said = bare.refuses("run")
-    assert said.startswith("public.station: trigger cdc_pusher_")
-    assert said.endswith(": run cdc-pusher migrate")
-
-
 def test_missing_table_of_the_reference_mapping(bare: Program) -> None:
     execute(bare.dsn, "DROP TABLE connector")
     done = bare("migrate")

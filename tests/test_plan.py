@@ -74,7 +74,7 @@ class Outbox:
         ]
         entries = [r for r in self.rows.values() if r.station_id in stations or (r.kind == "status" and r.key in concerned)]
         receiver = Receiver(name="e", connectors_changed=self.connectors_changed, cpos=self.cpos)
-        made = plan.make(receiver, dict.fromkeys(stations, occasion), reading, entries, evses)
+        made = plan.make(receiver, dict.fromkeys(stations, occasion), reading, entries, evses, dict.fromkeys(self.cpos, True))
         self._write(made)
         return made
 
@@ -286,7 +286,7 @@ def test_mapping_that_fails_for_a_station_holds_it_and_keeps_what_the_emp_has() 
 def test_station_of_an_unknown_cpo_is_held_until_the_cpo_is_known() -> None:
     outbox = Outbox(cpos={})
     outbox.capture(a_station("s", E1))
-    assert outbox.station("s").reason == "cpo: '8ps' has no cpo-id for this EMP"
+    assert outbox.station("s").reason == "cpo: has no cpo-id for this EMP ('8ps')"
     outbox.cpos = {"8ps": "DE*8PS"}
     outbox.capture(a_station("s", E1))
     assert outbox.due() == {"s"}
@@ -429,7 +429,7 @@ class Cpo:
 
     async def capture(self, *stations: str) -> list[str | None]:
         """Capture these; returns the stations that are to be looked at again, which are captured, too."""
-        await outbox.record_changes(self.conn, stations, emp=None, priority=0)
+        await outbox.record_changes(self.conn, stations, priority=0)
         await capture.batch(self.conn, self.source, capture.receivers(SETTINGS), 100)
         again = [row["station_id"] async for row in await self.conn.execute("SELECT DISTINCT station_id FROM cdc_pusher.change")]
         if again:
@@ -447,6 +447,7 @@ async def cpo(dsn: str) -> AsyncIterator[Cpo]:
     async with await connect(dsn, "test") as conn, await connect(dsn, "source") as source_conn:
         await conn.execute(REFERENCE_SCHEMA.read_bytes())
         await enqueue.register(conn, SETTINGS)
+        await conn.execute("INSERT INTO cdc_pusher.cpo VALUES ('e', '8ps', 'DE*8PS', now())")
         yield Cpo(conn, await Source.open(source_conn, SETTINGS.source))
 
 

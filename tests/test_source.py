@@ -272,7 +272,7 @@ async def test_index_of_the_cpo_serves_the_reading(dsn: str) -> None:
     )
     async with await connect(dsn, "test") as conn:
         source = await Source.open(conn, settings())
-        for query, parameters in ((source._stations, {"ids": ["5", "6"]}), (source._next_page, {"after": "7", "limit": 5})):
+        for query, parameters in ((source._queries.stations, {"ids": ["5", "6"]}), (source._queries.next_page, {"after": "7", "limit": 5})):
             plan = await (await conn.execute(b"EXPLAIN " + query, parameters)).fetchall()
             assert "Index" in str(plan)
             assert "Seq Scan" not in str(plan)

@@ -114,7 +114,7 @@ def configure(directory: Path, *, dsn: str, url: str, key: str, cpos: Mapping[st
     key_file, config = directory / "sandbox.key", directory / "cdc-pusher.toml"
     key_file.touch(mode=0o600)
     key_file.write_text(key)
-    settings = {"url": url, "partner_identifier": "sandbox-partner-0001", "api_key_file": str(key_file)}
+    settings = {"url": url, "partner_identifier": "sandbox-partner-0001", "api_key_file": str(key_file), "confirm_cpos": "automatic"}
     numbers = {"concurrency": CONCURRENCY, "request_timeout_s": REQUEST_TIMEOUT_S, "retry_cap_s": RETRY_CAP_S}
     lines = ["[database]", *_toml({"dsn": dsn}), "", f"[emp.{EMP}]", *_toml({**settings, **numbers}), "", f"[emp.{EMP}.cpos]", *_toml(cpos)]
     config.write_text("\n".join([*lines, ""]))

@@ -18,17 +18,17 @@ WITH taken AS (
         ORDER BY priority, id
         LIMIT %(batch)s
     ))
-    RETURNING station_id, emp, priority, resend, changed_at
+    RETURNING station_id, watch, source_row, emp, priority, resend, changed_at
 ), handed_over AS (
-    INSERT INTO cdc_pusher.change (station_id, emp, priority, resend, changed_at)
-    SELECT t.station_id, e.name, t.priority, t.resend, t.changed_at
+    INSERT INTO cdc_pusher.change (station_id, watch, source_row, emp, priority, resend, changed_at)
+    SELECT t.station_id, t.watch, t.source_row, e.name, t.priority, t.resend, t.changed_at
     FROM taken AS t
     CROSS JOIN cdc_pusher.emp AS e
     WHERE t.emp IS NULL
       AND e.mapping IS NOT NULL
       AND NOT e.name = ANY (%(emps)s)
 )
-SELECT station_id, emp, priority, resend, changed_at
+SELECT station_id, watch, source_row, emp, priority, resend, changed_at
 FROM taken
 
 -- name: lock_emps
@@ -167,27 +167,66 @@ WHERE e.emp = g.emp
   AND e.at_emp <> 'no'
 
 -- name: record_changes
--- Put stations into the change log: of full load, resync and sweep, or because another station's change concerns them.
-INSERT INTO cdc_pusher.change (station_id, emp, priority, resend)
-SELECT station_id, %(emp)s, %(priority)s, %(resend)s
+-- Put stations into the change log: of full load, resync and sweep, or because another change concerns them. Unset EMPs: for every one.
+INSERT INTO cdc_pusher.change (station_id, emp, priority, resend, changed_at)
+SELECT s.station_id, e.emp, %(priority)s, %(resend)s, coalesce(%(changed_at)s, clock_timestamp())
+FROM unnest(%(stations)s::text[]) WITH ORDINALITY AS s (station_id, place)
+CROSS JOIN unnest(%(emps)s::text[]) AS e (emp)
+ORDER BY s.place, e.emp
+
+-- name: told_of
+-- Those of these stations that a change in the log names, and all of them while a row is there whose stations are not known yet.
+SELECT r.station_id
 FROM unnest(%(stations)s::text[]) AS r (station_id)
+WHERE EXISTS (
+    SELECT
+    FROM cdc_pusher.change AS c
+    WHERE c.priority = 0
+      AND (c.station_id = r.station_id OR c.station_id IS NULL)
+)
+
+-- name: note_healed
+-- A sweep has found stations changed that nobody had told of.
+UPDATE cdc_pusher.emp
+SET healed = healed + %(stations)s,
+    healed_at = now()
+WHERE name = %(emp)s
+
+-- name: note_cpos
+-- CPOs that occur in the stations of an EMP and that the configuration does not name.
+INSERT INTO cdc_pusher.cpo (emp, cpo)
+SELECT emp, cpo
+FROM unnest(%(emps)s::text[], %(cpos)s::text[]) AS r (emp, cpo)
+ON CONFLICT (emp, cpo) DO NOTHING
+
+-- name: cpos
+-- Those of these CPOs that are known for the EMPs, and whether they are confirmed.
+SELECT emp, cpo, confirmed_at IS NOT NULL AS confirmed
+FROM cdc_pusher.cpo
+WHERE emp = ANY (%(emps)s)
+  AND cpo = ANY (%(cpos)s)
 
 -- name: order_walk
 -- Have these EMPs' stations gone through from the beginning; a full load that is under way stays one.
 UPDATE cdc_pusher.emp
-SET walk = CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE %(walk)s END,
-    walk_again = false,
+SET walk = CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE 'resync' END,
+    walk_next = NULL,
     walk_phase = 'source',
     walk_cursor = NULL,
     walk_resend = %(resend)s,
-    walk_stations = 0
+    walk_stations = 0,
+    walk_pace = NULL,
+    walk_due_at = NULL
 WHERE name = ANY (%(emps)s)
 
--- name: order_sweep
--- Have these EMPs' stations gone through; a walk that is under way comes to its end before the next one begins, or none ever would.
+-- name: order_walk_after
+-- Have these EMPs' stations gone through; a walk that is under way comes to its end first, and in haste, or the next one might never begin.
 UPDATE cdc_pusher.emp
-SET walk_again = walk IS NOT NULL,
-    walk = coalesce(walk, CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE 'sweep' END),
+SET walk_next = CASE WHEN walk IS NOT NULL THEN CASE WHEN 'sweep' IN (walk_next, %(walk)s) THEN 'sweep' ELSE 'resync' END END,
+    walk = coalesce(walk, CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE %(walk)s END),
     walk_phase = coalesce(walk_phase, 'source'),
-    walk_stations = CASE WHEN walk IS NULL THEN 0 ELSE walk_stations END
+    walk_stations = CASE WHEN walk IS NULL THEN 0 ELSE walk_stations END,
+    walk_pace = NULL,
+    walk_due_at = NULL,
+    sweep_started_at = CASE WHEN walk IS NULL AND %(walk)s = 'sweep' THEN now() ELSE sweep_started_at END
 WHERE name = ANY (%(emps)s)

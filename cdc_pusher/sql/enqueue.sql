@@ -1,19 +1,22 @@
 -- name: register
--- EMPs of the configuration: a new one begins its full load, one whose mapping has changed since its outbox was captured is swept.
+-- EMPs of the configuration: a new one begins its full load, one whose mapping has changed since its outbox was captured is gone
+-- through again.
 INSERT INTO cdc_pusher.emp AS e (name, mapping, walk, walk_phase, full_load_started_at)
 SELECT name, mapping, 'full load', 'source', now()
 FROM unnest(%(names)s::text[], %(mappings)s::text[]) AS r (name, mapping)
 ON CONFLICT (name) DO UPDATE
 SET mapping = excluded.mapping,
-    walk = CASE WHEN e.full_load_completed_at IS NULL THEN 'full load' ELSE coalesce(e.walk, 'sweep') END,
+    walk = CASE WHEN e.full_load_completed_at IS NULL THEN 'full load' ELSE 'resync' END,
     walk_phase = 'source',
     walk_cursor = NULL,
-    walk_stations = 0
+    walk_stations = 0,
+    walk_pace = NULL,
+    walk_due_at = NULL
 WHERE e.mapping IS DISTINCT FROM excluded.mapping
 RETURNING name, walk
 
 -- name: unregister
--- EMPs that the configuration no longer has keep their rows; should they come back, they are swept.
+-- EMPs that the configuration no longer has keep their rows; should they come back, they are gone through again.
 UPDATE cdc_pusher.emp
 SET mapping = NULL
 WHERE NOT name = ANY (%(names)s)
@@ -27,51 +30,105 @@ WHERE e.name = c.emp
   AND e.mapping IS NULL
 
 -- name: register_cpos
--- CPOs that the configuration names were set up with the EMP.
+-- The CPOs of the configuration. Another cpo-id is one that the EMP has not been told of, unless that goes without saying.
 INSERT INTO cdc_pusher.cpo AS c (emp, cpo, cpo_id, confirmed_at)
-SELECT emp, cpo, cpo_id, now()
-FROM unnest(%(emps)s::text[], %(cpos)s::text[], %(cpo_ids)s::text[]) AS r (emp, cpo, cpo_id)
+SELECT emp, cpo, cpo_id, CASE WHEN automatic THEN now() END
+FROM unnest(%(emps)s::text[], %(cpos)s::text[], %(cpo_ids)s::text[], %(automatic)s::boolean[]) AS r (emp, cpo, cpo_id, automatic)
 ON CONFLICT (emp, cpo) DO UPDATE
 SET cpo_id = excluded.cpo_id,
-    confirmed_at = excluded.confirmed_at
-WHERE c.cpo_id IS DISTINCT FROM excluded.cpo_id
+    confirmed_at = CASE WHEN c.cpo_id = excluded.cpo_id THEN coalesce(c.confirmed_at, excluded.confirmed_at) ELSE excluded.confirmed_at END
+
+-- name: unregister_cpos
+-- CPOs that the configuration of these EMPs no longer has.
+UPDATE cdc_pusher.cpo AS c
+SET cpo_id = NULL,
+    confirmed_at = NULL
+WHERE c.emp = ANY (%(names)s)
+  AND c.cpo_id IS NOT NULL
+  AND NOT EXISTS (
+      SELECT
+      FROM unnest(%(emps)s::text[], %(cpos)s::text[]) AS r (emp, cpo)
+      WHERE r.emp = c.emp
+        AND r.cpo = c.cpo
+  )
+
+-- name: confirm_cpos
+-- The EMP has been told of these CPOs.
+UPDATE cdc_pusher.cpo
+SET confirmed_at = now()
+WHERE emp = %(emp)s
+  AND cpo = ANY (%(cpos)s)
+  AND confirmed_at IS NULL
+RETURNING cpo
+
+-- name: order_sweep
+-- Begin the periodic sweep of those EMPs whose last one is long enough ago, at a pace that spreads both its phases over most of the interval.
+UPDATE cdc_pusher.emp AS e
+SET walk = 'sweep',
+    walk_phase = 'source',
+    walk_stations = 0,
+    walk_pace = least(%(fastest)s, greatest(%(slowest)s, 2 * o.stations / (0.8 * %(interval_s)s))),
+    walk_due_at = now(),
+    sweep_started_at = now()
+FROM unnest(%(emps)s::text[]) AS r (emp)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS stations
+    FROM cdc_pusher.outbox
+    WHERE emp = r.emp
+      AND kind = 'station'
+) AS o
+WHERE e.name = r.emp
+  AND e.walk IS NULL
+  AND e.paused_at IS NULL
+  AND coalesce(e.sweep_started_at, e.full_load_completed_at) <= now() - make_interval(secs => %(interval_s)s)
+RETURNING e.name
 
 -- name: next_walk
--- The EMP whose walk is furthest behind.
-SELECT name, walk, walk_phase, walk_cursor, walk_resend
+-- The position of the walk that is furthest behind, and all EMPs whose walk stands there: they go on together. Those in haste go first.
+SELECT array_agg(name ORDER BY name) AS emps, walk, walk_phase, walk_cursor, walk_resend
 FROM cdc_pusher.emp
 WHERE walk IS NOT NULL
   AND paused_at IS NULL
   AND name = ANY (%(emps)s)
-ORDER BY walk_stations, name
+  AND (walk_due_at IS NULL OR walk_due_at <= now())
+GROUP BY walk, walk_phase, walk_cursor, walk_resend, walk_pace IS NULL
+ORDER BY walk_pace IS NULL DESC, min(walk_stations), min(name)
 LIMIT 1
 
 -- name: outbox_page
--- The next stations that the EMP has rows of, in the order of their text.
-SELECT key
+-- The next stations that these EMPs have rows of, in the order of their text.
+SELECT DISTINCT key
 FROM cdc_pusher.outbox
-WHERE emp = %(emp)s
+WHERE emp = ANY (%(emps)s)
   AND kind = 'station'
   AND key > %(after)s
 ORDER BY key
 LIMIT %(limit)s
 
 -- name: advance
--- Note how far a walk has come, unless somebody else has moved it meanwhile; at its end the full load is complete.
+-- Note how far a walk has come, of those EMPs that nobody has moved meanwhile. At its end (no phase) the full load is complete, and the next
+-- walk begins. One that keeps to a pace and has fallen behind makes up for a few seconds, no more.
 UPDATE cdc_pusher.emp
 SET walk_cursor = %(cursor)s,
-    walk_phase = coalesce(%(phase)s, CASE WHEN walk_again THEN 'source' END),
-    walk_stations = CASE WHEN %(phase)s::text IS NULL AND walk_again THEN 0 ELSE walk_stations + %(stations)s END,
-    walk = CASE WHEN %(phase)s::text IS NOT NULL THEN walk WHEN walk_again THEN 'sweep' END,
+    walk_phase = coalesce(%(phase)s, CASE WHEN walk_next IS NOT NULL THEN 'source' END),
+    walk_stations = CASE WHEN %(phase)s::text IS NULL AND walk_next IS NOT NULL THEN 0 ELSE walk_stations + %(stations)s END,
+    walk = CASE WHEN %(phase)s::text IS NULL THEN walk_next ELSE walk END,
+    walk_next = CASE WHEN %(phase)s::text IS NULL THEN NULL ELSE walk_next END,
     walk_resend = CASE WHEN %(phase)s::text IS NOT NULL THEN walk_resend END,
-    walk_again = walk_again AND %(phase)s::text IS NOT NULL,
+    walk_pace = CASE WHEN %(phase)s::text IS NOT NULL THEN walk_pace END,
+    walk_due_at = CASE
+        WHEN %(phase)s::text IS NOT NULL
+        THEN greatest(walk_due_at, now() - interval '5 s') + make_interval(secs => %(seen)s / walk_pace)
+    END,
+    sweep_started_at = CASE WHEN %(phase)s::text IS NULL AND walk_next = 'sweep' THEN now() ELSE sweep_started_at END,
+    sweep_completed_at = CASE WHEN %(phase)s::text IS NULL AND walk = 'sweep' THEN now() ELSE sweep_completed_at END,
     full_load_completed_at = CASE WHEN %(phase)s::text IS NULL THEN coalesce(full_load_completed_at, now()) ELSE full_load_completed_at END
-WHERE name = %(emp)s
+WHERE name = ANY (%(emps)s)
   AND walk = %(walk)s
   AND walk_phase = %(was_phase)s
   AND walk_cursor IS NOT DISTINCT FROM %(was_cursor)s
   AND walk_resend IS NOT DISTINCT FROM %(resend)s
-RETURNING walk_stations
+RETURNING name, walk_stations
 
 -- name: note_missed
 -- Whether the trigger has missed changes since that was last noticed. They are counted before they are committed, so it is also noted which
@@ -98,7 +155,14 @@ RETURNING missed_seen AS missed
 -- changes that the trigger missed.
 SELECT
     EXISTS (SELECT FROM cdc_pusher.change WHERE emp IS NULL OR emp = ANY (%(emps)s)) AS changes,
-    EXISTS (SELECT FROM cdc_pusher.emp WHERE walk IS NOT NULL AND paused_at IS NULL AND name = ANY (%(emps)s)) AS walks,
+    EXISTS (
+        SELECT
+        FROM cdc_pusher.emp
+        WHERE walk IS NOT NULL
+          AND paused_at IS NULL
+          AND name = ANY (%(emps)s)
+          AND (walk_due_at IS NULL OR walk_due_at <= now())
+    ) AS walks,
     EXISTS (
         SELECT
         FROM cdc_pusher.missed AS m
@@ -132,3 +196,7 @@ SELECT setval('cdc_pusher.asleep', %(value)s)
 -- name: ensure_partitions
 -- Partitions of the audit trail from yesterday to three days ahead, and none that is older than the retention.
 SELECT cdc_pusher.maintain_attempts(%(retention_days)s)
+
+-- name: refresh_statistics
+-- The first plans of a full load are made for empty tables; autovacuum comes too late for them.
+SELECT cdc_pusher.refresh_statistics()

@@ -1,8 +1,17 @@
 -- name: table
--- The table of a watch, properly quoted, what kind of relation it is, and which of the columns are virtual: NULL in every trigger.
+-- The table of a watch, properly quoted, what kind of relation it is, its columns, and which of those named are virtual: NULL in every trigger.
 SELECT
     format('%%I.%%I', n.nspname, c.relname) AS name,
     c.relkind::text AS kind,
+    ARRAY(
+        SELECT a.attname::text
+        FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = c.oid
+          AND a.attnum > 0
+          AND NOT a.attisdropped
+          AND a.attgenerated <> 'v'
+        ORDER BY a.attnum
+    ) AS columns,
     (
         SELECT string_agg(a.attname, ', ' ORDER BY a.attnum)
         FROM pg_catalog.pg_attribute AS a
@@ -16,23 +25,26 @@ JOIN pg_catalog.pg_namespace AS n
 WHERE c.oid = to_regclass(%(table)s)
 
 -- name: attached
--- One watch as it stands: the version of its function (the function's comment), and its triggers with the state that Postgres keeps of them.
+-- One watch as it stands: its function, whether that still has what keeps it harmless and useful, and its triggers with their state.
 SELECT
-    (
-        SELECT obj_description(p.oid, 'pg_proc')
-        FROM pg_catalog.pg_proc AS p
-        WHERE p.pronamespace = to_regnamespace('cdc_pusher')
-          AND p.proname = %(name)s
-    ) AS version,
+    obj_description(p.oid, 'pg_proc') AS version,
+    p.prosrc AS body,
+    p.prosecdef AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig) AS pinned,
+    pg_get_userbyid(p.proowner) AS owner,
+    has_schema_privilege(p.proowner, 'cdc_pusher', 'USAGE')
+        AND has_table_privilege(p.proowner, to_regclass('cdc_pusher.change'), 'INSERT')
+        AND has_sequence_privilege(p.proowner, to_regclass('cdc_pusher.asleep'), 'SELECT')
+        AND has_sequence_privilege(p.proowner, to_regclass('cdc_pusher.missed'), 'USAGE') AS can_record,
     ARRAY(
         SELECT t.tgname || ' ' || t.tgenabled::text
         FROM pg_catalog.pg_trigger AS t
-        JOIN pg_catalog.pg_proc AS p
-            ON p.oid = t.tgfoid
         WHERE t.tgrelid = to_regclass(%(table)s)
-          AND p.pronamespace = to_regnamespace('cdc_pusher')
-          AND p.proname = %(name)s
+          AND t.tgfoid = p.oid
     ) AS triggers
+FROM (VALUES (%(name)s)) AS w (name)
+LEFT JOIN pg_catalog.pg_proc AS p
+    ON p.pronamespace = to_regnamespace('cdc_pusher')
+   AND p.proname = w.name
 
 -- name: all_attached
 -- Every table that a function of ours is attached to; partitions follow their parent.

@@ -1,0 +1,46 @@
+"""Rows of watches with a sub-select, paced sweeps and what they healed, what was granted, functions for a role that owns nothing."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+DOWNGRADE = """
+DROP VIEW cdc_pusher.emp_progress;
+DROP TABLE cdc_pusher.granted;
+DROP FUNCTION cdc_pusher.refresh_statistics;
+ALTER FUNCTION cdc_pusher.maintain_attempts SECURITY INVOKER RESET search_path;
+ALTER TABLE cdc_pusher.cpo DROP CONSTRAINT cpo_confirmed_with_an_identifier;
+DELETE FROM cdc_pusher.change WHERE watch IS NOT NULL;
+ALTER TABLE cdc_pusher.change DROP COLUMN watch, DROP COLUMN source_row;
+ALTER TABLE cdc_pusher.emp
+    DROP CONSTRAINT emp_walk_next_is_known,
+    DROP CONSTRAINT emp_a_next_walk_follows_one,
+    DROP CONSTRAINT emp_only_a_sweep_has_a_pace,
+    DROP COLUMN walk_pace,
+    DROP COLUMN walk_due_at,
+    DROP COLUMN sweep_started_at,
+    DROP COLUMN sweep_completed_at,
+    DROP COLUMN healed,
+    DROP COLUMN healed_at;
+ALTER TABLE cdc_pusher.emp ALTER COLUMN walk_next TYPE boolean USING walk_next IS NOT NULL;
+ALTER TABLE cdc_pusher.emp RENAME COLUMN walk_next TO walk_again;
+ALTER TABLE cdc_pusher.emp ALTER COLUMN walk_again SET DEFAULT false;
+ALTER TABLE cdc_pusher.emp ALTER COLUMN walk_again SET NOT NULL;
+"""
+DIRECTORY = Path(__file__).parent
+
+
+def upgrade() -> None:
+    text = (DIRECTORY / "0002_at_home.sql").read_text(encoding="utf-8")
+    op.get_bind().exec_driver_sql(text.replace("%", "%%"))
+
+
+def downgrade() -> None:
+    former = (DIRECTORY / "0001_initial.sql").read_text(encoding="utf-8")
+    view = former[former.index("CREATE VIEW cdc_pusher.emp_progress") : former.index("CREATE VIEW cdc_pusher.delivery_lag")]
+    op.get_bind().exec_driver_sql((DOWNGRADE + view).replace("%", "%%"))
