@@ -3,7 +3,8 @@
 Attaching triggers is `triggers.attach`; nothing here touches a table of the CPO.
 """
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from cdc_pusher.database import CONNECT_TIMEOUT_S, Connection, connecting, one_line
+from cdc_pusher.database import CONNECT_TIMEOUT_S, connecting, one_line
+from cdc_pusher.database import Connection as AsyncConnection
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.schema import SCHEMA
+from cdc_pusher.sql import queries
+
+_roles = queries("roles")
 
 LOCK_TIMEOUT = "5s"
 NO_SCHEMA = f"the database has no schema {SCHEMA}: run cdc-pusher migrate"
@@ -39,12 +44,35 @@ def head() -> str:
     return revision
 
 
-def to(dsn: str, revision: str = "head") -> None:
+def to(dsn: str, revision: str = "head", *, owner: str | None = None) -> None:
     """Bring the schema to `revision`, creating it if need be; 'base' removes everything but the schema itself.
 
-    Runs in one transaction, one at a time. Raises what `connecting` raises, and `CdcPusherError` (no right to create a schema, say).
+    `owner`: the role that the schema and all in it are to belong to; unset, whoever connects owns what is new. Runs in one transaction, one
+    at a time. Raises what `connecting` raises, and `CdcPusherError` (no right to create a schema, say).
     """
     config = _config()
+    with _transaction(dsn) as connection:
+        _take_possession(connection, owner)
+        config.attributes["connection"] = connection
+        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+
+
+def remove(dsn: str) -> None:
+    """Drop the schema and all that migrations made, and nothing that is not ours.
+
+    Raises what `connecting` raises, and `CdcPusherError` when something of the CPO's depends on ours.
+    """
+    config = _config()
+    with _transaction(dsn) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        connection.exec_driver_sql(f"DROP TABLE {SCHEMA}.alembic_version")
+        connection.exec_driver_sql(f"DROP SCHEMA {SCHEMA}")
+
+
+@contextmanager
+def _transaction(dsn: str) -> Iterator[Connection]:
+    """One transaction, in which nobody else migrates; errors are translated."""
     with connecting():
         conn = psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="cdc-pusher migrate")
     engine = create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=NullPool)
@@ -52,18 +80,28 @@ def to(dsn: str, revision: str = "head") -> None:
         with closing(conn), engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA} migrate'))")
-            # IF NOT EXISTS would ask for the right to create one even where it is there.
-            if connection.exec_driver_sql(f"SELECT to_regnamespace('{SCHEMA}')").scalar() is None:
-                connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
-            config.attributes["connection"] = connection
-            (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+            yield connection
     except DBAPIError as error:
-        raise CdcPusherError(f"migrate: {one_line(error.orig or error)}") from error
+        said = error.orig or error
+        detail = getattr(getattr(said, "diag", None), "message_detail", None)
+        raise CdcPusherError(f"migrate: {one_line(said)}{f' ({detail.splitlines()[0]})' if detail else ''}") from error
     except CommandError as error:
         raise CdcPusherError(f"migrate: {one_line(error)}; is the database's schema newer than this program?") from error
 
 
-async def require_current(conn: Connection) -> None:
+def _take_possession(connection: Connection, owner: str | None) -> None:
+    """Have the schema, and work as the role that is to own everything."""
+    # IF NOT EXISTS would ask for the right to create one even where it is there.
+    if connection.exec_driver_sql(f"SELECT to_regnamespace('{SCHEMA}')").scalar() is None:
+        connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
+    if owner is None:
+        return
+    for (statement,) in connection.exec_driver_sql(_roles.strangers.decode(), {"owner": owner}).fetchall():
+        connection.exec_driver_sql(statement.replace("%", "%%"))
+    connection.exec_driver_sql("SELECT set_config('role', %(owner)s, true)", {"owner": owner})
+
+
+async def require_current(conn: AsyncConnection) -> None:
     """Raise `ConfigurationError` unless the schema is the one that this version of the program works with."""
     try:
         row = await (await conn.execute("SELECT version_num FROM cdc_pusher.alembic_version")).fetchone()

@@ -76,6 +76,12 @@ def _walk(row: Row) -> str:
     return f"{row['walk']}: {row['walk_stations']} stations so far" if row["walk"] else ""
 
 
+def cpos(rows: Sequence[Row], console: Console) -> None:
+    """CPOs and whether the EMPs know them."""
+    shown = [{**row, "confirmed": row["confirmed_at"] or "no: cdc-pusher cpo confirm"} for row in rows]
+    console.print(table(shown, ("emp", "cpo", "name", "cpo_id", "stations", "confirmed"), "CPOs"))
+
+
 def entries(rows: Sequence[Row], console: Console) -> None:
     """Rows of the outbox."""
     if not rows:

@@ -138,6 +138,7 @@ class Rig:
         self._emps: dict[str, Row] = {}
         self._daemons: list[Daemon] = []
         self.page_stations = 200
+        self.daemon_options: Row = {}
 
     def add_emp(self, name: str, sandbox: Sandbox, **options: object) -> None:
         """Put an EMP into the configuration; daemons that start from now on serve it."""
@@ -154,6 +155,7 @@ class Rig:
             **options,
         }
         lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[daemon]", f"page_stations = {self.page_stations}"]
+        lines += [f"{option} = {json.dumps(value)}" for option, value in self.daemon_options.items()]
         for emp, settings in self._emps.items():
             lines += [f"[emp.{emp}]", *(f"{field} = {json.dumps(value)}" for field, value in settings.items())]
             lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in CPOS.items())]

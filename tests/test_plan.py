@@ -447,7 +447,7 @@ async def cpo(dsn: str) -> AsyncIterator[Cpo]:
     async with await connect(dsn, "test") as conn, await connect(dsn, "source") as source_conn:
         await conn.execute(REFERENCE_SCHEMA.read_bytes())
         await enqueue.register(conn, SETTINGS)
-        await conn.execute("INSERT INTO cdc_pusher.cpo VALUES ('e', '8ps', 'DE*8PS', now())")
+        await enqueue.confirm_cpos(conn, SETTINGS, "e", ["8ps"])
         yield Cpo(conn, await Source.open(source_conn, SETTINGS.source))
 
 

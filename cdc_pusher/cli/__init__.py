@@ -1,0 +1,55 @@
+"""The command line: thin. Every command loads the configuration, calls one function and prints what it returns.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check found problems, 130 interrupted.
+An error is one line on standard error.
+"""
+
+import sys
+from typing import Annotated, NoReturn
+
+import psycopg
+import typer
+
+from cdc_pusher import __version__, migrate
+from cdc_pusher.cli import cpo, operate, setup, trial
+from cdc_pusher.database import one_line
+from cdc_pusher.errors import CdcPusherError, ConfigurationError
+from cdc_pusher.schema import SCHEMA
+
+app = typer.Typer(name="cdc-pusher", no_args_is_help=True, pretty_exceptions_enable=False)
+for part in (setup.app, operate.app, trial.app):
+    app.add_typer(part)
+app.add_typer(operate.outbox_app, name="outbox")
+app.add_typer(cpo.app, name="cpo")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except CdcPusherError as error:
+        _fail(str(error), error.exit_code)
+    except psycopg.Error as error:
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName) and SCHEMA in str(error):
+            _fail(migrate.NO_SCHEMA, ConfigurationError.exit_code)
+        _fail(f"the database said: {one_line(error)}", 1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"cdc-pusher: {message}", file=sys.stderr)  # noqa: T201  # the one line that an error is
+    sys.exit(exit_code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"cdc-pusher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Keeps every e-mobility provider exactly as informed as the charge point operator's own Postgres database."""

@@ -1,0 +1,53 @@
+"""Commands for setting up CPOs with an EMP, before their first station is sent: `cpo list`, `cpo export`, `cpo confirm`."""
+
+import csv
+import sys
+from typing import Annotated
+
+import typer
+
+from cdc_pusher import config, cpos, show
+from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, run
+from cdc_pusher.cli.options import show as show_report
+from cdc_pusher.errors import ConfigurationError
+
+app = typer.Typer(no_args_is_help=True, help="The CPOs whose stations are sent, and whether the EMPs were told of them.")
+
+
+@app.command("list")
+def _list(config_file: ConfigFile = None, emp: EmpsOption = None, as_json: Json = False) -> None:
+    """The CPOs of all stations and of the configuration, with the number of stations, and since when the EMP is known to know them."""
+    settings = config.load(config_file)
+    found = run(cpos.listing(settings, emps_of(settings, emp)))
+    show_report([one.row for one in found], as_json, show.cpos)
+
+
+@app.command()
+def export(config_file: ConfigFile = None, emp: EmpOption = None) -> None:
+    """What to send to the EMP, as CSV: internal identifier, name, cpo-id, number of stations."""
+    settings = config.load(config_file)
+    emps = emps_of(settings, [emp] if emp else None)
+    if len(emps) != 1:
+        raise ConfigurationError(f"say for which EMP: --emp {' or --emp '.join(emps)}")
+    writer = csv.writer(sys.stdout)
+    writer.writerow(("internal identifier", "name", "cpo-id", "stations"))
+    writer.writerows((one.cpo, one.name, one.cpo_id, one.stations) for one in run(cpos.listing(settings, emps)) if one.stations)
+
+
+@app.command()
+def confirm(
+    cpo: Annotated[list[str] | None, typer.Argument(metavar="CPO", help="Internal identifiers.")] = None,
+    config_file: ConfigFile = None,
+    emp: EmpsOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="All CPOs that have a cpo-id in the configuration.")] = False,
+) -> None:
+    """The EMP knows these CPOs now: their stations, held so far, are sent."""
+    settings = config.load(config_file)
+    if everything == bool(cpo):
+        raise ConfigurationError("say which CPOs: their internal identifiers, or --all")
+    for name in emps_of(settings, emp):
+        known = settings.emp[name].cpos
+        if unknown := sorted(set(cpo or ()) - known.keys()):
+            raise ConfigurationError(f"emp.{name}.cpos has no cpo-id for {', '.join(unknown)}")
+        confirmed = run(cpos.confirm(settings, name, sorted(cpo or known)))
+        typer.echo(f"{name}: {', '.join(confirmed) or 'nothing that was not'} confirmed")

@@ -1,0 +1,52 @@
+"""Commands that set up and take away: `migrate`, `uninstall`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from cdc_pusher import config, migrate, roles, triggers
+from cdc_pusher import uninstall as removal
+from cdc_pusher.cli.options import AdminDsn, ConfigFile, run
+from cdc_pusher.config import Settings
+from cdc_pusher.database import connect
+from cdc_pusher.schema import SCHEMA
+
+app = typer.Typer()
+
+
+@app.command("migrate")
+def _migrate(config_file: ConfigFile = None, dsn: AdminDsn = None) -> None:
+    """Create or upgrade the schema cdc_pusher and the roles of the configuration, and attach the triggers. Safe to repeat."""
+    settings = config.load(config_file)
+    done = run(install(dsn or settings.database.dsn, settings))
+    typer.echo(f"schema {SCHEMA} is at revision {migrate.head()}")
+    for line in done or ["triggers are attached as configured"]:
+        typer.echo(line)
+
+
+async def install(dsn: str, settings: Settings) -> list[str]:
+    """Bring the database to what the configuration asks for. Returns in words what was done beside the schema's tables."""
+    owner, runtime = settings.database.owner_role, settings.database.runtime_role
+    done = []
+    async with await connect(dsn, "migrate") as conn:
+        if owner and runtime:
+            done += await roles.create(conn, owner, runtime)
+        await asyncio.to_thread(migrate.to, dsn, owner=owner)
+        if runtime:
+            done += await roles.grant(conn, runtime, settings.source)
+        return [*done, *await triggers.attach(conn, settings.source.watch, owner)]
+
+
+@app.command()
+def uninstall(
+    config_file: ConfigFile = None,
+    dsn: AdminDsn = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take the triggers off and drop the schema cdc_pusher: the CPO's tables as they were before. The EMPs keep what they have."""
+    settings = config.load(config_file)
+    if not yes:
+        typer.confirm(f"Drop the triggers and the schema {SCHEMA}, with all that is known of what the EMPs have?", abort=True)
+    for line in run(removal.run(dsn or settings.database.dsn, settings.database)):
+        typer.echo(line)

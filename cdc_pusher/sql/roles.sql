@@ -1,0 +1,122 @@
+-- name: role
+-- A role, and the comment that says whether we have made it.
+SELECT r.rolname AS name, shobj_description(r.oid, 'pg_authid') AS comment
+FROM pg_catalog.pg_roles AS r
+WHERE r.rolname = %(role)s
+
+-- name: needed
+-- What these views read directly, and the schemas of that and of the watched tables.
+WITH relation AS (
+    SELECT DISTINCT c.relnamespace, format('%%I.%%I', n.nspname, c.relname) AS name
+    FROM pg_catalog.pg_rewrite AS r
+    JOIN pg_catalog.pg_depend AS d
+        ON d.classid = 'pg_rewrite'::regclass
+       AND d.objid = r.oid
+       AND d.refclassid = 'pg_class'::regclass
+       AND d.refobjid <> r.ev_class
+    JOIN pg_catalog.pg_class AS c
+        ON c.oid = d.refobjid
+    JOIN pg_catalog.pg_namespace AS n
+        ON n.oid = c.relnamespace
+    WHERE r.ev_class = ANY (%(views)s::regclass[])
+      AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+)
+SELECT 'TABLE' AS kind, name AS object
+FROM relation
+UNION
+SELECT 'SCHEMA', format('%%I', n.nspname)
+FROM pg_catalog.pg_namespace AS n
+WHERE n.oid IN (SELECT relnamespace FROM relation)
+   OR n.oid IN (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = ANY (%(watched)s::regclass[]))
+
+-- name: row_like
+-- The columns of a table as a row of NULLs.
+SELECT string_agg(format('NULL::%%s AS %%I', format_type(a.atttypid, a.atttypmod), a.attname), ', ' ORDER BY a.attnum) AS columns
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = %(table)s::regclass
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+
+-- name: wanting
+-- Those of these things that the role has no right on.
+SELECT kind, object
+FROM unnest(%(kinds)s::text[], %(objects)s::text[]) AS t (kind, object)
+WHERE NOT CASE kind
+    WHEN 'TABLE' THEN has_table_privilege(%(role)s, object, 'SELECT')
+    ELSE EXISTS (
+        SELECT
+        FROM pg_catalog.pg_namespace AS n
+        WHERE format('%%I', n.nspname) = object
+          AND has_schema_privilege(%(role)s, n.oid, 'USAGE')
+    )
+END
+
+-- name: granted
+-- What we have granted to a role.
+SELECT kind, object
+FROM cdc_pusher.granted
+WHERE role = %(role)s
+ORDER BY kind DESC, object
+
+-- name: grantees
+-- The roles that we have granted something to, as far as they are still there.
+SELECT DISTINCT g.role
+FROM cdc_pusher.granted AS g
+JOIN pg_catalog.pg_roles AS r
+    ON r.rolname = g.role
+ORDER BY g.role
+
+-- name: note_granted
+-- Remember a right that we have granted.
+INSERT INTO cdc_pusher.granted (role, kind, object)
+VALUES (%(role)s, %(kind)s, %(object)s)
+ON CONFLICT DO NOTHING
+
+-- name: forget_granted
+-- Forget a right that we take back.
+DELETE FROM cdc_pusher.granted
+WHERE role = %(role)s
+  AND kind = %(kind)s
+  AND object = %(object)s
+
+-- name: is_there
+-- Whether a thing that something was granted on still exists.
+SELECT
+FROM pg_catalog.pg_roles AS r
+WHERE r.rolname = %(role)s
+  AND CASE %(kind)s
+    WHEN 'TABLE' THEN to_regclass(%(object)s) IS NOT NULL
+    ELSE EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE format('%%I', n.nspname) = %(object)s)
+END
+
+-- name: strangers
+-- What in our schema belongs to another role than the owner, as statements that change that. What belongs to a table goes with it.
+SELECT format(
+    'ALTER %%s cdc_pusher.%%I OWNER TO %%I',
+    CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+    c.relname,
+    %(owner)s::text
+) AS statement
+FROM pg_catalog.pg_class AS c
+WHERE c.relnamespace = to_regnamespace('cdc_pusher')
+  AND c.relkind IN ('r', 'p', 'v', 'S')
+  AND pg_get_userbyid(c.relowner) <> %(owner)s
+  AND NOT EXISTS (
+      SELECT
+      FROM pg_catalog.pg_depend AS d
+      WHERE d.classid = 'pg_class'::regclass
+        AND d.objid = c.oid
+        AND d.deptype IN ('a', 'i')
+        AND d.refclassid = 'pg_class'::regclass
+        AND c.relkind = 'S'
+  )
+UNION ALL
+SELECT format('ALTER FUNCTION %%s OWNER TO %%I', p.oid::regprocedure, %(owner)s::text)
+FROM pg_catalog.pg_proc AS p
+WHERE p.pronamespace = to_regnamespace('cdc_pusher')
+  AND pg_get_userbyid(p.proowner) <> %(owner)s
+UNION ALL
+SELECT format('ALTER SCHEMA cdc_pusher OWNER TO %%I', %(owner)s::text)
+FROM pg_catalog.pg_namespace AS n
+WHERE n.nspname = 'cdc_pusher'
+  AND pg_get_userbyid(n.nspowner) <> %(owner)s
