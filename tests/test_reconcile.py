@@ -473,3 +473,30 @@ def test_what_the_emp_may_have_differently_never_counts_as_delivered(row: Entry,
     if after.state == "delivered":
         assert after.acknowledged == desired
         assert not row.uncertain
+
+
+# ── what a sweep heals ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ROW = Entry(emp="e", kind="status", key="E", station_id="s", payload={"status": "Available"}, desired_gen=3, state="delivered")
+
+
+@pytest.mark.parametrize(
+    ("row", "decision", "healed"),
+    [
+        (None, None, False),
+        (None, ROW, True),
+        (ROW, None, False),
+        (ROW, reconcile.FORGET, True),
+        (ROW, replace(ROW, payload={"status": "Occupied"}, state="pending"), True),
+        (ROW, replace(ROW, state="held", reason="x"), True),
+        (replace(ROW, state="held", reason="x"), replace(ROW, state="held", reason="y"), True),
+        (replace(ROW, state="held", reason="x"), replace(ROW, state="pending"), True),
+        (replace(ROW, state="pending"), replace(ROW, state="pending", next_attempt_at=datetime(2026, 1, 1, tzinfo=UTC)), False),
+        (replace(ROW, state="pending"), ROW, False),
+        (ROW, replace(ROW, station_id="other"), False),
+        (replace(ROW, state="in_flight", sending_gen=3), replace(ROW, state="in_flight", sending_gen=3, desired_gen=4), True),
+        (replace(ROW, state="in_flight", sending_gen=3), replace(ROW, state="in_flight", sending_gen=3, station_id="other"), False),
+    ],
+)
+def test_only_a_difference_that_was_not_captured_before_is_healed(row: Entry | None, decision: reconcile.Decision, healed: bool) -> None:
+    assert reconcile.heals(row, decision) is healed

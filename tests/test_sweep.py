@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-import psycopg
 import pytest
 from hand import Hand, hand
 from rig import Rig, evse_id, rig, until
