@@ -55,15 +55,18 @@ def status(found: Row, console: Console) -> None:
             "statuses": f"{row['statuses_delivered']} of {row['statuses']}",
             "pending": row["on_their_way"],
             "walk": _walk(row),
+            "last_sweep": _last_sweep(row),
         }
         for row in found["emps"]
     ]
-    console.print(table(rows, ("emp", "stations", "statuses", "pending", "held", "rejected", "lag_s", "walk"), "Delivered"))
+    console.print(table(rows, ("emp", "stations", "statuses", "pending", "held", "rejected", "lag_s", "walk", "last_sweep"), "Delivered"))
     waiting = found["changes"]
     console.print(
         f"\n{waiting['changes']} changes wait to be captured"
         + (f", since {text(waiting['oldest_change_at'])}" if waiting["changes"] else "")
     )
+    for drift in found["triggers"]:
+        console.print(Text(f"! {text(drift)}: changes wait for the sweep; run cdc-pusher migrate", style="bold"))
     if found["problems"]:
         console.print()
         console.print(table(found["problems"], ("emp", "state", "messages", "reason"), "Problems by reason"))
@@ -74,6 +77,12 @@ def _walk(row: Row) -> str:
     if row["paused_at"]:
         return "paused"
     return f"{row['walk']}: {row['walk_stations']} stations so far" if row["walk"] else ""
+
+
+def _last_sweep(row: Row) -> str:
+    """When it was through, and what sweeps have found so far that no trigger had told of."""
+    healed = f", {row['healed']} healed in all, last at {text(row['healed_at'])}" if row["healed"] else ""
+    return text(row["sweep_completed_at"]) + healed
 
 
 def cpos(rows: Sequence[Row], console: Console) -> None:

@@ -257,6 +257,41 @@ def test_no_emp(program: Program) -> None:
     assert program.refuses("run") == "no EMP is configured: add a section [emp.NAME]"
 
 
+def test_unknown_things_of_cpos(program: Program) -> None:
+    assert program.refuses("cpo", "confirm") == "say which CPOs: their internal identifiers, or --all"
+    assert program.refuses("cpo", "confirm", "x", "--all") == "say which CPOs: their internal identifiers, or --all"
+    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for x"
+    assert program.refuses("cpo", "list", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
+    program.configure(f"{EMP}api_key = '{KEY}'\n{EMP.replace('plug', 'other')}api_key = '{KEY}'\n")
+    assert program.refuses("cpo", "export") == "say for which EMP: --emp other or --emp plug"
+
+
+def test_confirming_without_a_schema(bare: Program) -> None:
+    bare.configure(f'{EMP}api_key = "{KEY}"\ncpos = {{a = "DE*ABC"}}\n')
+    assert bare.refuses("cpo", "confirm", "a") == "the database has no schema cdc_pusher: run cdc-pusher migrate"
+
+
+def test_uninstall_asks_and_does_nothing_without_a_yes(program: Program) -> None:
+    done = program("uninstall")
+    assert done.exit_code == 1
+    assert "Aborted" in done.stderr
+    assert program.reports("status")["triggers"] == []
+    done = program("uninstall", "--yes")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.endswith("dropped schema cdc_pusher\n")
+    assert program("uninstall", "--yes").stdout == "the database has no schema cdc_pusher\n"
+
+
+def test_administrator_is_named_by_an_option(bare: Program) -> None:
+    bare.configure(dsn="host=127.0.0.1 port=1")
+    assert bare("migrate", "--dsn", bare.dsn).exit_code == 0
+
+
+def test_roles_that_do_not_go_together(alone: Program) -> None:
+    alone.configure(f'owner_role = "a"\n{EMP}api_key = "{KEY}"\n')
+    assert alone.refuses("run") == "cdc-pusher.toml: database: owner_role and runtime_role go together, and are two"
+
+
 def test_unknown_emp_for_resync(alone: Program) -> None:
     assert alone.refuses("resync", "--all", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
 
@@ -326,7 +361,7 @@ def test_migrate_says_what_it_did_and_can_be_repeated(bare: Program) -> None:
 
 def test_status_reports(filled: Program) -> None:
     found = filled.reports("status")
-    assert found.keys() == {"emps", "changes", "problems"}
+    assert found.keys() == {"emps", "changes", "problems", "triggers"}
     (plug,) = found["emps"]
     assert (plug["emp"], plug["stations"], plug["stations_delivered"], plug["held"], plug["rejected"]) == ("plug", 2, 1, 1, 1)
     assert plug["lag_s"] >= 0
@@ -335,8 +370,19 @@ def test_status_reports(filled: Program) -> None:
 
 
 def test_status_of_an_empty_schema_reports(program: Program) -> None:
-    assert program.reports("status") == {"emps": [], "changes": {"changes": 0, "oldest_change_at": None}, "problems": []}
+    assert program.reports("status") == {"emps": [], "changes": {"changes": 0, "oldest_change_at": None}, "problems": [], "triggers": []}
     assert "No EMP is served yet" in program("status").stdout
+
+
+def test_status_names_what_is_wrong_with_the_triggers_and_what_sweeps_have_healed(filled: Program) -> None:
+    execute(
+        filled.dsn, "ALTER TABLE connector DISABLE TRIGGER ALL", "UPDATE cdc_pusher.emp SET healed = 3, healed_at = '2026-01-02 03:04Z'"
+    )
+    (drift,) = filled.reports("status")["triggers"]
+    assert drift.startswith("public.connector: trigger ")
+    shown = " ".join(filled("status").stdout.split())
+    assert "is disabled: changes wait for the sweep; run cdc-pusher migrate" in shown
+    assert "3 healed in all" in shown
 
 
 def test_outbox_list_reports_problems_first_and_what_is_asked_for(filled: Program) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cdc_pusher import config, daemon, enqueue, logs, report, show
+from cdc_pusher import config, daemon, enqueue, logs, report, show, triggers
 from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, run
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.database import Connection, connect
@@ -31,7 +31,8 @@ def status(config_file: ConfigFile = None, emp: EmpOption = None, as_json: Json 
 
     async def read() -> report.Row:
         async with await connect(settings.database.dsn, "status") as conn:
-            return await report.status(conn, emp)
+            drift = await triggers.verify(conn, settings.source.watch)
+            return {**await report.status(conn, emp), "triggers": drift}
 
     show_report(run(read()), as_json, show.status)
 
