@@ -134,9 +134,15 @@ def load(path: Path | None = None) -> Settings:
 
     Raises `ConfigurationError`: file not there or not TOML, variable not JSON, unknown key, wrong type, no API key for an EMP.
     """
+    settings = read(path)
+    return settings.model_copy(update={"emp": {name: with_api_key(name, emp) for name, emp in settings.emp.items()}})
+
+
+def read(path: Path | None = None) -> Settings:
+    """The same as `load`, but no API key is looked for in a file: an EMP has one only where the configuration or a variable says it."""
     path = _find(path)
     try:
-        settings = _settings_of(path)()
+        return _settings_of(path)()
     except ValidationError as error:
         raise ConfigurationError(f"{path or 'environment'}: {_sentence(error)}") from None
     except SettingsError as error:  # its cause holds the variable, and that may be a key
@@ -145,7 +151,6 @@ def load(path: Path | None = None) -> Settings:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    return settings.model_copy(update={"emp": {name: _with_api_key(name, emp) for name, emp in settings.emp.items()}})
 
 
 def _find(path: Path | None) -> Path | None:
@@ -194,12 +199,15 @@ def _sentence(error: ValidationError) -> str:
     return "; ".join(one(problem) for problem in error.errors(include_input=False, include_url=False))
 
 
-def _with_api_key(name: str, emp: EmpSettings) -> EmpSettings:
-    """The EMP with its key: from the environment, else `api_key_file`, else the systemd credential `NAME.api-key`."""
+def with_api_key(name: str, emp: EmpSettings) -> EmpSettings:
+    """The EMP, as `read` returns it, with its key: from the environment, else `api_key_file`, else the systemd credential `NAME.api-key`.
+
+    Raises `ConfigurationError`.
+    """
     if emp.api_key is not None:
         key, origin = emp.api_key.get_secret_value(), "api_key"
     else:
-        file = emp.api_key_file or _credential(f"{name}.api-key")
+        file = _key_file(name, emp)
         if file is None:
             variable = f"CDC_PUSHER_EMP__{name.upper()}__API_KEY"
             raise ConfigurationError(f"emp.{name}: no API key; set api_key_file, the systemd credential {name}.api-key or {variable}")
@@ -213,6 +221,19 @@ def _with_api_key(name: str, emp: EmpSettings) -> EmpSettings:
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError(f"emp.{name}: the API key in {origin} is empty or has characters that an HTTP header cannot carry")
     return emp.model_copy(update={"api_key": SecretStr(key)})
+
+
+def key_origin(name: str, emp: EmpSettings, path: Path | None) -> Path | None:
+    """The file that holds the key of an EMP as `read` returns it from `path`: the configuration itself, too; None: the environment."""
+    if emp.api_key is None:
+        return _key_file(name, emp)
+    path = _find(path)
+    held = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+    return path if "api_key" in held.get("emp", {}).get(name, {}) else None
+
+
+def _key_file(name: str, emp: EmpSettings) -> Path | None:
+    return emp.api_key_file or _credential(f"{name}.api-key")
 
 
 def _credential(name: str) -> Path | None:

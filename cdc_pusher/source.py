@@ -34,7 +34,9 @@ TEXT_LIMIT = 70_000  # characters of one text; more is never sent, and must not 
 _OF_THE_DATA = (psycopg.DataError, psycopg.errors.CardinalityViolation, ValueError, OverflowError, RecursionError)
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
+    """One column of a query of the mapping."""
+
     type: sql.SQL
     is_text: bool
 
@@ -76,7 +78,8 @@ class Source:
             return await self._read(station_ids)
         except _OF_THE_DATA as error:
             if len(station_ids) == 1:
-                return {station_ids[0]: Held(reason=f"the mapping fails for this station: {one_line(error)}")}
+                fault = "the mapping fails for this station"
+                return {station_ids[0]: Held(reason=f"{fault}: {one_line(error)}", faults=(fault,))}
         middle = len(station_ids) // 2
         return {**await self.read(station_ids[:middle]), **await self.read(station_ids[middle:])}
 
@@ -111,7 +114,7 @@ class Source:
             return None
         try:
             async with _snapshot(self._conn):
-                query = _affected(self._watches[watch])
+                query = affected_query(self._watches[watch])
                 found = await (await self._conn.execute(query, {"rows": Jsonb(list(rows)), "limit": limit + 1})).fetchall()
         except _OF_THE_DATA as error:
             raise MappingError(f"source.watch {self._watches[watch].table}: {one_line(error)}") from error
@@ -137,7 +140,8 @@ class Source:
         for row in stations:
             station_id = row["station_id"]
             if station_id in found:
-                found[station_id] = Held(reason=f"station_id: the mapping returns more than one row for '{station_id}'")
+                fault = "station_id: the mapping returns more than one row"
+                found[station_id] = Held(reason=f"{fault} for '{station_id}'", faults=(fault,))
             else:
                 country = row["country"]
                 row["country"] = (isinstance(country, str) and vocabulary.country(country)) or country
@@ -164,8 +168,8 @@ def _translated(value: Any, names: Mapping[str, str], built_in: Callable[[str], 
 
 async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
     """Look up the columns of both queries of the mapping, and make of them what is asked of it. Raises `MappingError`."""
-    station_columns = await _columns(conn, "stations", settings.stations)
-    connector_columns = await _columns(conn, "connectors", settings.connectors)
+    station_columns = await columns(conn, "stations", settings.stations)
+    connector_columns = await columns(conn, "connectors", settings.connectors)
     id_type = station_columns["station_id"].type
     stations, connectors = subquery(settings.stations), subquery(settings.connectors)
     first, following = (
@@ -192,7 +196,7 @@ async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
     )
 
 
-def _affected(watch: Watch) -> sql.Composed:
+def affected_query(watch: Watch) -> sql.Composed:
     """The stations of changed rows: the operator's sub-select over rows of the table as the trigger noted them."""
     return sql.SQL(
         "SELECT DISTINCT a.station_id::text AS station_id FROM jsonb_populate_recordset(NULL::{}, %(rows)s) AS {}"
@@ -217,7 +221,7 @@ def subquery(query: str) -> sql.Composable:
     return sql.SQL("(\n{}\n)").format(sql.SQL(query.rstrip().rstrip(";").replace("%", "%%")))  # the operator's SQL
 
 
-def _by_station(query: sql.Composable, columns: Mapping[str, _Column]) -> sql.Composed:
+def _by_station(query: sql.Composable, columns: Mapping[str, Column]) -> sql.Composed:
     """The query restricted to the stations in `ids`, compared in the column's own type, so that the CPO's index serves."""
     wanted = sql.SQL(", ").join(_selected(name, column) for name, column in columns.items())
     return sql.SQL("SELECT {} FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[])").format(
@@ -225,7 +229,7 @@ def _by_station(query: sql.Composable, columns: Mapping[str, _Column]) -> sql.Co
     )
 
 
-def _selected(name: str, column: _Column) -> sql.Composable:
+def _selected(name: str, column: Column) -> sql.Composable:
     if name == "station_id":
         return sql.SQL("s.station_id::text AS station_id")
     value = sql.SQL("s.{}").format(sql.Identifier(name))
@@ -234,8 +238,8 @@ def _selected(name: str, column: _Column) -> sql.Composable:
     return value
 
 
-async def _columns(conn: Connection, name: str, query: str) -> dict[str, _Column]:
-    """The query's columns with their types."""
+async def columns(conn: Connection, name: str, query: str) -> dict[str, Column]:
+    """The columns of a query of the mapping (`name`: stations or connectors), with their types. Raises `MappingError`."""
     probe = sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(subquery(query))
     try:
         cursor = await conn.execute(probe, {})
@@ -248,7 +252,7 @@ async def _columns(conn: Connection, name: str, query: str) -> dict[str, _Column
         rows = await types.fetchall()
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
         raise MappingError(f"source.{name}: {one_line(error)}") from error
-    named = {column: _Column(sql.SQL(row["type"]), row["is_text"]) for (column, _), row in zip(described, rows, strict=True)}
+    named = {column: Column(sql.SQL(row["type"]), row["is_text"]) for (column, _), row in zip(described, rows, strict=True)}
     if absent := sorted(REQUIRED[name] - named.keys()):
         raise MappingError(f"source.{name}: the query does not return {', '.join(absent)}")
     return named

@@ -167,7 +167,7 @@ async def attach(conn: Connection, watches: Sequence[Watch], owner: str | None =
     """
     done = []
     for watch in watches:
-        attachment = wanted(watch, await _try_out(conn, watch))
+        attachment = wanted(watch, await try_out(conn, watch))
         if await _drift(conn, attachment):
             await _patiently(conn, attachment.table, _creation(attachment, owner))
             done.append(f"attached to {attachment.table}")
@@ -203,8 +203,8 @@ async def detach(conn: Connection, table: str, name: str) -> None:
     await _patiently(conn, table, statements)
 
 
-async def _try_out(conn: Connection, watch: Watch) -> list[str]:
-    """Fail now, and in words, rather than in the trigger. Returns the table's columns."""
+async def try_out(conn: Connection, watch: Watch) -> list[str]:
+    """Fail now, and in words, rather than in the trigger. Returns the table's columns. Raises `MappingError`."""
     try:
         found = await (await conn.execute(_sql.table, {"table": watch.table, "columns": list(watch.columns or ())})).fetchone()
     except psycopg.ProgrammingError as error:

@@ -1,6 +1,7 @@
 """Roles with the least rights: everything works with them, they may do nothing else, and uninstalling leaves no trace of anything."""
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,6 +154,18 @@ async def test_daemon_and_commands_work_as_the_runtime_role(cpo: str, tmp_path: 
         await daemon.stop()
         await made.sql("DROP OWNED BY app")
         await made.sql("DROP ROLE app")
+
+
+async def test_roles_made_by_hand_as_documented_are_enough(cpo: str) -> None:
+    first, second = re.findall(r"```sql\n(.*?)```", (REFERENCE_SCHEMA.parents[1] / "docs" / "roles.md").read_text(), re.DOTALL)
+    run(cpo, "CREATE ROLE deploy LOGIN", first, second)
+    try:
+        by_hand = Settings.model_validate({"database": {"dsn": cpo, "owner_role": "cdc_pusher_owner", "runtime_role": "cdc_pusher"}})
+        assert await install(as_role(cpo, "deploy"), by_hand) == ["attached to public.station", "attached to public.connector"]
+        assert run(as_role(cpo, "cdc_pusher"), "SELECT count(*) FROM cdc_pusher.outbox, public.station") == [(0,)]
+        assert await install(as_role(cpo, "deploy"), by_hand) == []
+    finally:
+        run(cpo, "DROP OWNED BY cdc_pusher, cdc_pusher_owner, deploy CASCADE", "DROP ROLE cdc_pusher, cdc_pusher_owner, deploy")
 
 
 # ── uninstalling ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
