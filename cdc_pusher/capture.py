@@ -6,7 +6,7 @@ connection, so what fails in the operator's SQL rolls nothing of ours back but t
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import MappingError
 from cdc_pusher.outbox import Change
-from cdc_pusher.plan import Plan, Receiver
+from cdc_pusher.plan import Plan, Reading, Receiver
 from cdc_pusher.reconcile import LIVE, Occasion
 from cdc_pusher.source import Source
 
@@ -50,27 +50,36 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
     async with conn.transaction():
         _, now = await outbox.lock_capture(conn)
         changes = await outbox.consume(conn, list(emps), limit)
-        await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
+        unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}
-        plans = await _bring_up_to_date(conn, source, emps, occasions)
+        stations = sorted({station_id for found in occasions.values() for station_id in found})
+        reading = await source.read(stations) if stations else {}
+        await outbox.lock_emps(conn, unsure | occasions.keys())
+        if unsure:
+            await outbox.order_walk_after(conn, unsure, "resync")
+        plans = await _plans(conn, emps, occasions, stations, reading)
+        await outbox.write(conn, plans)
         healed = await _healed(conn, plans)
     return Captured(changes=len(changes), emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
 
 
-async def _find_out_stations(conn: Connection, source: Source, emps: Iterable[str], changes: Iterable[Change]) -> None:
-    """Put into the log which stations are concerned by changes that do not say so; if nobody can say, all are gone through."""
+async def _find_out_stations(conn: Connection, source: Source, emps: Iterable[str], changes: Iterable[Change]) -> Set[str]:
+    """Put into the log which stations are concerned by changes that do not say so.
+
+    Returns the EMPs whose stations have all to be gone through, since nobody can say.
+    """
+    unsure: set[str] = set()
     rows: dict[tuple[str | None, str | None], list[Change]] = defaultdict(list)
     for change in changes:
         rows[change.watch, change.emp].append(change)
     for (watch, emp), found in rows.items():
         stations = await _affected(source, watch, [change.source_row for change in found]) if watch else None
         if stations is None:
-            concerned = sorted(emps) if emp is None else [emp]
-            await outbox.lock_emps(conn, concerned)
-            await outbox.order_walk_after(conn, concerned, "resync")
+            unsure |= set(emps) if emp is None else {emp}
         else:
             await outbox.record_changes(conn, stations, [emp], priority=LIVE, changed_at=min(change.changed_at for change in found))
+    return unsure
 
 
 async def _affected(source: Source, watch: str, rows: Sequence[object]) -> Sequence[str] | None:
@@ -81,24 +90,24 @@ async def _affected(source: Source, watch: str, rows: Sequence[object]) -> Seque
         return None
 
 
-async def _bring_up_to_date(
-    conn: Connection, source: Source, emps: Mapping[str, Receiver], occasions: Mapping[str, Mapping[str, Occasion]]
+async def _plans(
+    conn: Connection,
+    emps: Mapping[str, Receiver],
+    occasions: Mapping[str, Mapping[str, Occasion]],
+    stations: Sequence[str],
+    reading: Reading,
 ) -> Sequence[Plan]:
-    if not occasions:
+    """What to write for each EMP, whose lock is held, now that the stations were read."""
+    if not stations:
         return ()
     names = sorted(occasions)
-    stations = sorted({station_id for found in occasions.values() for station_id in found})
-    reading = await source.read(stations)
     listed = sorted({evse_id for found in reading.values() for evse_id in plan.listed_evses(found)})
     cpos = sorted({cpo for found in reading.values() for cpo in plan.listed_cpos(found)})
-    await outbox.lock_emps(conn, names)
     evses = await outbox.evses(conn, names, stations, listed)
     known = sorted({*listed, *(e.evse_id for found in evses.values() for e in found)})
     entries = await outbox.entries(conn, names, stations, known)
     confirmed = await outbox.confirmed_cpos(conn, names, cpos)
-    plans = [plan.make(emps[name], occasions[name], reading, entries[name], evses[name], confirmed[name]) for name in names]
-    await outbox.write(conn, plans)
-    return plans
+    return [plan.make(emps[name], occasions[name], reading, entries[name], evses[name], confirmed[name]) for name in names]
 
 
 async def _healed(conn: Connection, plans: Iterable[Plan]) -> Mapping[str, frozenset[str]]:

@@ -8,11 +8,12 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from cdc_pusher import oioi
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
 from cdc_pusher.errors import MappingError
 from cdc_pusher.model import Held, Station
-from cdc_pusher.source import Source
+from cdc_pusher.source import TEXT_LIMIT, Source
 
 FIXED = (
     "'n' AS name, 1.5 AS latitude, 2.5 AS longitude, 's' AS street, '1' AS street_number, 'c' AS city, 'z' AS zip, 'DE' AS country,"
@@ -295,3 +296,37 @@ async def test_one_reading_is_of_one_moment(dsn: str) -> None:
         found = station((await reading)["1"])
         assert [c.evse_id for c in found.connectors] == ["before"]
         assert [c.evse_id for c in station((await source.read(["1"]))["1"]).connectors] == ["after"]
+
+
+# ── words, texts, CPOs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_words_of_ocpp_ocpi_and_iso_need_no_map_and_a_map_goes_before_them(dsn: str) -> None:
+    run(dsn, schema("int"), "INSERT INTO site VALUES (1)", "INSERT INTO plug VALUES (1, 'a', 'SuspendedEV'), (1, 'b', 'OUTOFORDER')")
+    query = CONNECTORS.replace("'Type2'", "'IEC62196T2COMBO'")
+    country = stations().replace("'DE' AS country", "'FRA' AS country")
+    async with opened(dsn, settings(connectors=query, stations=country, statuses={"OUTOFORDER": "Unknown"})) as source:
+        found = station((await source.read(["1"]))["1"])
+    assert {c.evse_id: c.status for c in found.connectors} == {"a": "Occupied", "b": "Unknown"}
+    assert ({c.type for c in found.connectors}, found.country) == ({"Combo"}, "FR")
+
+
+async def test_enormous_text_is_cut_by_the_server(dsn: str) -> None:
+    run(dsn, schema("int"), "INSERT INTO site VALUES (1)")
+    query = stations(", repeat('x', 10000000)::varchar AS notes, repeat('é', 100)::name AS description")
+    async with opened(dsn, settings(stations=query)) as source:
+        found = station((await source.read(["1"]))["1"])
+    assert len(found.notes) == TEXT_LIMIT > oioi._MAX_NOTES
+    assert isinstance(found.description, str)
+
+
+async def test_cpos_are_counted_with_their_names(dsn: str) -> None:
+    run(dsn, schema("int"), "INSERT INTO site (id) VALUES (1), (2), (3), (NULL)")
+    query = stations(", 'Company 100%' AS cpo_name").replace("'cpo' AS cpo", "CASE WHEN id = 3 THEN NULL ELSE 7 END AS cpo")
+    async with opened(dsn, settings(stations=query)) as source:
+        assert await source.cpos() == [
+            {"cpo": "7", "name": "Company 100%", "stations": 2},
+            {"cpo": None, "name": "Company 100%", "stations": 1},
+        ]
+    async with opened(dsn, settings()) as source:
+        assert await source.cpos() == [{"cpo": "cpo", "name": None, "stations": 3}]
