@@ -13,8 +13,9 @@ from cdc_pusher.report import Row
 
 
 def progress() -> Progress:
-    """The progress bar of everything that lasts."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), transient=False)
+    """The progress bar of everything that lasts; not among what is printed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Table:
@@ -87,7 +88,9 @@ def _last_sweep(row: Row) -> str:
 
 def cpos(rows: Sequence[Row], console: Console) -> None:
     """CPOs and whether the EMPs know them."""
-    shown = [{**row, "confirmed": row["confirmed_at"] or "no: cdc-pusher cpo confirm"} for row in rows]
+    shown = [
+        {**row, "confirmed": row["confirmed_at"] or f"no: {'cdc-pusher cpo confirm' if row['cpo_id'] else 'no cpo-id'}"} for row in rows
+    ]
     console.print(table(shown, ("emp", "cpo", "name", "cpo_id", "stations", "confirmed"), "CPOs"))
 
 

@@ -5,7 +5,8 @@ at without it is looked at. All that reads the CPO's tables runs in read-only tr
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -16,10 +17,12 @@ from cdc_pusher.check.render import show
 from cdc_pusher.check.stations import Progress
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect, one_line
-from cdc_pusher.errors import CdcPusherError
-from cdc_pusher.source import Queries, Source
+from cdc_pusher.errors import CdcPusherError, MappingError
+from cdc_pusher.source import Source, prepare
 
 __all__ = ["Finding", "Progress", "as_json", "is_wrong", "run", "show"]
+
+_TOLD = (CdcPusherError, psycopg.Error, UnicodeError)  # the last: a text that the encoding of the database does not have
 
 
 def _unseen(done: int, total: int | None) -> None:
@@ -28,40 +31,48 @@ def _unseen(done: int, total: int | None) -> None:
 
 async def run(settings: Settings, *, config_file: Path | None = None, verbose: bool = False, progress: Progress = _unseen) -> list[Finding]:
     """Check everything; `settings` as `config.read(config_file)` returns them. `verbose`: all examples, not a few."""
-    emps = asyncio.gather(*(emp.check(name, one, config_file) for name, one in sorted(settings.emp.items())))
     found = []
-    if not settings.emp:
-        found.append(problem("emp", "no EMP is configured: add a section [emp.NAME]"))
     try:
         async with await connect(settings.database.dsn, "check") as conn:
             await conn.set_read_only(True)
-            found += await _database(conn, settings, verbose=verbose, progress=progress)
-    except (CdcPusherError, psycopg.Error) as error:
+            async for findings in _database(conn, settings, verbose=verbose, progress=progress):
+                found += findings
+    except _TOLD as error:
         found.append(problem("database", _said(error)))
-    finally:
-        of_emps = await emps
+    if not settings.emp:
+        found.append(problem("emp", "no EMP is configured: add a section [emp.NAME]"))
+    of_emps = await asyncio.gather(*(emp.check(name, one, config_file) for name, one in sorted(settings.emp.items())))
     return [*found, *(finding for findings in of_emps for finding in findings)]
 
 
-async def _database(conn: Connection, settings: Settings, *, verbose: bool, progress: Progress) -> list[Finding]:
-    found = await _looked("database", server.check(conn))
-    found += await _looked("schema", installation.check(conn, settings.source.watch))
-    of_mapping, queries = await mapping.check(conn, settings.source)
-    found += of_mapping
-    if queries is not None:
-        found += await _looked("indexes", indexes.check(conn, settings.source, queries, settings.daemon.page_stations))
-        found += await _looked("cpos", setup.check(settings))
-        found += await _looked("source", rows.check(conn, settings.source, verbose=verbose))
-        source = await Source.open(conn, settings.source)
-        found += await _looked("stations", stations.check(source, settings, verbose=verbose, progress=progress))
-    return found
+async def _database(conn: Connection, settings: Settings, *, verbose: bool, progress: Progress) -> AsyncIterator[list[Finding]]:
+    """All that needs the database, part by part. Raises when the connection has gone."""
+    look = partial(_looked, conn)
+    yield await look("database", server.check(conn))
+    if not server.is_readable(conn):
+        return
+    yield await look("schema", installation.check(conn, settings.source.watch))
+    yield (of_mapping := await look("source", mapping.check(conn, settings.source)))
+    try:
+        queries = await prepare(conn, settings.source)
+    except MappingError as error:
+        if not is_wrong(of_mapping):
+            yield [problem("source", str(error))]
+        return
+    yield await look("indexes", indexes.check(conn, settings.source, queries, settings.daemon.page_stations))
+    yield await look("cpos", setup.check(settings, verbose=verbose))
+    yield await look("source", rows.check(conn, settings.source, verbose=verbose))
+    source = await Source.open(conn, settings.source)
+    yield await look("stations", stations.check(source, settings, verbose=verbose, progress=progress))
 
 
-async def _looked(subject: str, findings: Awaitable[Iterable[Finding]]) -> list[Finding]:
+async def _looked(conn: Connection, subject: str, findings: Awaitable[Iterable[Finding]]) -> list[Finding]:
     """What one part finds, and its failure as a finding."""
     try:
         return list(await findings)
-    except (CdcPusherError, psycopg.Error) as error:
+    except _TOLD as error:
+        if conn.closed:
+            raise
         return [problem(subject, f"could not be looked at: {_said(error)}")]
 
 

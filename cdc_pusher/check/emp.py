@@ -6,6 +6,7 @@ Nothing of a key is told, not even its length.
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 import stat
@@ -79,7 +80,7 @@ async def _reach(name: str, emp: EmpSettings) -> Finding:
     except ssl.SSLError as error:
         said = f"it does not speak TLS as we do: {error.reason or error}"
     except OSError as error:
-        said = f"it cannot be reached: {error.strerror or error}"
+        said = f"it cannot be reached: {os.strerror(error.errno) if error.errno else error}"
     else:
         writer.close()
         with contextlib.suppress(OSError, TimeoutError):

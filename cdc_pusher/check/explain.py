@@ -12,7 +12,7 @@ Node = Mapping[str, Any]
 
 _CONDITIONS = ("Filter", "Join Filter", "Hash Cond", "Merge Cond")
 _NAME = r'("(?:[^"]|"")+"|[^\W\d][\w$]*)'
-_CAST = r"\)?(?:::[a-z][a-z ]*(?:\(\d+\))?)?\)?"
+_CAST = r"::[a-z][a-z ]*(?:\(\d+\))?"
 
 
 class Scan(NamedTuple):
@@ -29,9 +29,9 @@ def whole_reads(plan: Node, *, in_order: bool = False) -> Iterator[Scan]:
         match node["Node Type"]:
             case "Seq Scan":
                 yield _scan(node, around)
-            case "Index Scan" | "Index Only Scan" if "Index Cond" not in node and not in_order:
+            case "Index Scan" | "Index Only Scan" if not in_order and not _is_narrow(node):
                 yield _scan(node, around)
-            case "Bitmap Heap Scan" if not any("Index Cond" in below for below, _ in _nodes(node)):
+            case "Bitmap Heap Scan" if not any(_is_narrow(below) for below, _ in _nodes(node)):
                 yield _scan(node, around)
 
 
@@ -47,6 +47,11 @@ def relations(plan: Node) -> set[tuple[str, str]]:
     return {(node["Schema"], node["Relation Name"]) for node, _ in _nodes(plan) if "Relation Name" in node and "Schema" in node}
 
 
+def _is_narrow(node: Node) -> bool:
+    """Whether the index is asked for more than that there is a value."""
+    return re.sub(r"\S+ IS NOT NULL\)", "", node.get("Index Cond", "")).strip("( AND)") != ""
+
+
 def _nodes(node: Node, around: Sequence[str] = ()) -> Iterator[tuple[Node, Sequence[str]]]:
     """Each node with its conditions, its own first, then those of the nodes above."""
     around = (*(node[key] for key in _CONDITIONS if key in node), *around)
@@ -60,14 +65,17 @@ def _scan(node: Node, around: Sequence[str]) -> Scan:
 
 
 def _column(alias: str, conditions: Sequence[str]) -> str | None:
-    """The first column of this alias that something is compared with.
+    """The first column of this alias that something is compared with, as it stands or cast.
 
-    >>> _column("c", ["((c.kind = 'x'::text) AND (c.site = ANY ('{1}'::text[])))"]), _column("c", ["(s.id = (c.site)::text)"])
+    >>> _column("c", ["((c.kind = 'x'::text) AND ((c.site)::text = ANY ('{1}'::text[])))"]), _column("c", ["(s.id = c.site)"])
     ('site', 'site')
+    >>> _column("c", ["(lower(c.site) = ANY ('{1}'::text[]))"]), _column("c", ["(('S'::text || c.site) = ANY ('{1}'::text[]))"])
+    (None, None)
     """
-    column = rf'(?<![\w."])(?:{re.escape(alias)}|"{re.escape(alias)}")\.{_NAME}{_CAST}'
-    for pattern in (rf"{column} = ANY", rf"{column} = ", rf" = \(*{column}"):
+    name = rf'(?:{re.escape(alias)}|"{re.escape(alias)}")\.{_NAME}'
+    column = rf'(?:(?<![\w."]){name}|(?<![\w"])\({name}\){_CAST})'
+    for pattern in (rf"{column} = ANY", rf"{column} = ", rf" = {column}"):
         for condition in conditions:
             if found := re.search(pattern, condition):
-                return found[1]
+                return found[1] or found[2]
     return None

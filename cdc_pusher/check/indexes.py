@@ -52,16 +52,15 @@ async def _reading(conn: Connection, subject: str, doing: str, query: bytes, par
 
 
 async def _paging(conn: Connection, query: bytes, parameters: Mapping[str, Any]) -> list[Finding]:
-    plan, sizes = await _explained(conn, query, parameters)
+    plan, sizes = await _explained(conn, query, parameters, avoid=("seqscan", "bitmapscan", "sort"))
     doing = "reading one page of stations"
     whole = _large(whole_reads(plan, in_order=True), sizes)
     found = [warning("source.stations", f"{doing} {_goes_through(scan, sizes)}") for scan in whole]
     for scan in _large(sorted_reads(plan), sizes)[:1]:
         if not found:
             name, rows = sizes[scan.schema, scan.relation]
-            found.append(
-                warning("source.stations", f"{doing} sorts what is behind it of {name} ({rows:,} rows): index what station_id is made of")
-            )
+            text = f"{doing} sorts all of {name} that is behind it ({rows:,} rows): let station_id be a column with an index"
+            found.append(warning("source.stations", text))
     return found
 
 
@@ -83,9 +82,12 @@ async def _first(conn: Connection, query: bytes, parameters: Mapping[str, Any]) 
         return await (await conn.execute(query, parameters)).fetchone()
 
 
-async def _explained(conn: Connection, query: bytes, parameters: Mapping[str, Any]) -> tuple[Node, Sizes]:
+async def _explained(
+    conn: Connection, query: bytes, parameters: Mapping[str, Any], *, avoid: Sequence[str] = ("seqscan",)
+) -> tuple[Node, Sizes]:
     async with conn.transaction():
-        await conn.execute("SET LOCAL enable_seqscan = off")
+        for method in avoid:
+            await conn.execute(f"SET LOCAL enable_{method} = off".encode())
         row = await (await conn.execute(b"EXPLAIN (VERBOSE, FORMAT JSON) " + query, parameters)).fetchone()
         assert row is not None
         plan: Node = row["QUERY PLAN"][0]["Plan"]

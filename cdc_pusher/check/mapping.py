@@ -13,7 +13,7 @@ from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import MappingError
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
-from cdc_pusher.source import REQUIRED, Queries
+from cdc_pusher.source import REQUIRED
 from cdc_pusher.sql import queries
 
 _sql = queries("check")
@@ -32,28 +32,22 @@ _BOOLEANS = {column for column in STATION_COLUMNS if column.startswith("is_")}
 _WHOLE_OR_TEXT = {"street_number", "zip", "phone", "fax"}
 
 
-async def check(conn: Connection, settings: SourceSettings) -> tuple[list[Finding], Queries | None]:
-    """Look at both queries; also returns what is asked of the mapping, if it fits the tables at all."""
+async def check(conn: Connection, settings: SourceSettings) -> list[Finding]:
+    """Look at both queries, one by one."""
     found: list[Finding] = []
     asked: tuple[tuple[Query, str], ...] = (("stations", settings.stations), ("connectors", settings.connectors))
     for name, query in asked:
+        subject = f"source.{name}"
         try:
             columns = await source.columns(conn, name, query)
         except MappingError as error:
-            found.append(problem(f"source.{name}", f"{_once(str(error), name)}: mend the query, see docs/mapping.md"))
+            denied = isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege)
+            todo = "cdc-pusher migrate grants it, see docs/roles.md" if denied else "mend the query, see docs/mapping.md"
+            found.append(problem(subject, f"{str(error).removeprefix(f'{subject}: ')}; {todo}"))
         else:
             found += _columns(name, {column: one.type.as_string(conn) for column, one in columns.items()})
             found += await _hidden_rows(conn, name, query)
-    try:
-        return found, await source.prepare(conn, settings)
-    except MappingError as error:
-        if not any(finding.level == "problem" for finding in found):
-            found.append(problem("source", str(error)))
-        return found, None
-
-
-def _once(text: str, name: Query) -> str:
-    return text.removeprefix(f"source.{name}: ")
+    return found
 
 
 def _columns(name: Query, types: Mapping[str, str]) -> Iterator[Finding]:

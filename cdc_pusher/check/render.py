@@ -24,8 +24,6 @@ def show(findings: Sequence[Finding], console: Console) -> None:
         text = Text(finding.text)
         for example in finding.examples:
             text.append(f"\n  {example}", style="dim")
-        if 0 < len(finding.examples) < (finding.count or 0):
-            text.append("\n  …", style="dim")
         drawn.add_row(Text(f"{marks[finding.level]} {finding.level}", style=_STYLES[finding.level]), Text(finding.subject), text)
     console.print(drawn)
     problems, warnings = (sum(finding.level == level for finding in findings) for level in ("problem", "warning"))

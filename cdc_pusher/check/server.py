@@ -14,10 +14,17 @@ OLDEST, NEWEST = 14, 18  # major versions of Postgres that are tested
 
 async def check(conn: Connection) -> list[Finding]:
     """Look at the server behind this connection, which is outside a transaction."""
+    if not is_readable(conn):
+        return [problem("database", "the encoding is SQL_ASCII: nobody can say what its texts mean, it has to be UTF8")]
     async with conn.transaction():
         row = await (await conn.execute(_sql.server)).fetchone()
     assert row is not None
     return list(_judged(row, major=conn.info.server_version // 10_000, pid_of_protocol=conn.info.backend_pid))
+
+
+def is_readable(conn: Connection) -> bool:
+    """Whether texts come as texts."""
+    return conn.info.encoding != "ascii"
 
 
 def _judged(row: Mapping[str, Any], *, major: int, pid_of_protocol: int) -> Iterator[Finding]:
@@ -27,9 +34,7 @@ def _judged(row: Mapping[str, Any], *, major: int, pid_of_protocol: int) -> Iter
     elif major > NEWEST:
         yield warning("database", f"Postgres {major} is newer than any that this version is tested with ({OLDEST} to {NEWEST})")
     if row["standby"]:
-        yield problem(
-            "database", "the server is a standby: name the primary in database.dsn (several hosts, target_session_attrs=read-write)"
-        )
+        yield problem("database", "the server is a standby: database.dsn has to lead to the primary (target_session_attrs=read-write)")
     elif row["read_only"]:
         yield problem("database", "transactions are read-only by default (default_transaction_read_only): the outbox cannot be written")
     if row["encoding"] != "UTF8":
@@ -37,7 +42,7 @@ def _judged(row: Mapping[str, Any], *, major: int, pid_of_protocol: int) -> Iter
     if row["pid"] != pid_of_protocol:
         yield warning(
             "pooler",
-            "a connection pooler stands in between: NOTIFY and settings of a session may not come through it, so changes are found by polling;"
+            "a connection pooler stands in between: NOTIFY and settings of a session may not come through it, so polling has to serve;"
             " name the server itself in database.dsn",
         )
     if row["superuser"] or row["sees_all_rows"]:

@@ -16,10 +16,13 @@ from cdc_pusher.source import Source
 Progress = Callable[[int, int | None], None]
 """Told how many stations are done, of how many."""
 
+WORD_EXAMPLES = 20
 PAGE_LIMIT = 500  # stations in the memory at once, each with texts of up to `source.TEXT_LIMIT` characters
 
 # Told once for all stations of a CPO, and once for all connectors with a word.
 _TOLD_ELSEWHERE = ("cpo: has no cpo-id", "cpo: is not confirmed", "status: is no OIOI", "type: is no OIOI")
+
+_TOO_LONG = f"station_id: has more than {capture.STATION_ID_LIMIT} characters"
 
 
 async def check(source: Source, settings: Settings, *, verbose: bool, progress: Progress) -> list[Finding]:
@@ -54,6 +57,7 @@ class Survey:
 
     def __init__(self, receivers: Mapping[tuple[str, ...], Receiver], limit: int | None) -> None:
         self._receivers = receivers
+        self._limit = limit
         self._confirmed = {emps: dict.fromkeys(receiver.cpos, True) for emps, receiver in receivers.items()}
         self._faults = {emps: Faults(limit) for emps in receivers}
         self._statuses = Faults(limit)
@@ -64,6 +68,8 @@ class Survey:
     def look(self, station_id: str, found: Station | Held) -> None:
         """Encode one station, and the status of each of its EVSEs."""
         self._stations += 1
+        if len(station_id) > capture.STATION_ID_LIMIT:
+            found = Held(reason=_TOO_LONG, faults=(_TOO_LONG,))
         for emps, receiver in self._receivers.items():
             outcome = found if isinstance(found, Held) else plan.encoded(found, receiver, self._confirmed[emps])
             if isinstance(outcome, Held):
@@ -81,9 +87,9 @@ class Survey:
             else:
                 self._sendable_statuses += 1
         for connector in station.connectors:
-            if connector.status is not None and connector.status not in oioi.STATUSES:
+            if _is_strange(connector.status, oioi.STATUSES):
                 self._words["statuses"].note(connector.status, station.station_id)
-            if connector.type is not None and connector.type not in oioi.CONNECTOR_TYPES:
+            if _is_strange(connector.type, oioi.CONNECTOR_TYPES):
                 self._words["connector_types"].note(connector.type, station.station_id)
 
     def findings(self) -> Iterator[Finding]:
@@ -99,7 +105,7 @@ class Survey:
         for fault, count, examples in self._statuses.most_common():
             yield problem("statuses", f"{number(count, 'EVSE')}: {fault}; held until it is there", count=count, examples=examples)
         for name, words in self._words.items():
-            yield from _unmapped(name, words)
+            yield from _unmapped(name, words, self._limit and WORD_EXAMPLES)
 
     def _held_stations(self) -> Iterator[Finding]:
         """What holds stations for all EMPs alike is told once."""
@@ -122,12 +128,16 @@ def _is_missing_status(fault: str) -> bool:
     return fault.startswith("status:") and _is_told_here(fault)
 
 
-def _unmapped(name: str, words: Words) -> Iterator[Finding]:
+def _is_strange(word: object, known: frozenset[str]) -> bool:
+    return word is not None and not (isinstance(word, str) and word in known)
+
+
+def _unmapped(name: str, words: Words, limit: int | None) -> Iterator[Finding]:
     found = list(words.most_common())
     if not found:
         return
     text = f"{number(words.connectors, 'connector has', 'connectors have')} a word that OIOI does not know: translate it in [source.{name}]"
-    examples = [f"'{word}': {number(count, 'connector')}, the first of station {station_id}" for word, count, station_id in found]
+    examples = [f"'{word}': {number(count, 'connector')}, the first of station {station_id}" for word, count, station_id in found[:limit]]
     if words.others:
         examples.append(f"after {WORDS} different words, {number(words.others, 'connector')} with others")
     yield problem(f"source.{name}", text, count=words.connectors, examples=examples)

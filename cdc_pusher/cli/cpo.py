@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="The CPOs whose stations are sent, 
 @app.command("list")
 def _list(config_file: ConfigFile = None, emp: EmpsOption = None, as_json: Json = False) -> None:
     """The CPOs of all stations and of the configuration, with the number of stations, and since when the EMP is known to know them."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
     found = run(cpos.listing(settings, emps_of(settings, emp)))
     show_report([one.row for one in found], as_json, show.cpos)
 
@@ -25,7 +25,7 @@ def _list(config_file: ConfigFile = None, emp: EmpsOption = None, as_json: Json 
 @app.command()
 def export(config_file: ConfigFile = None, emp: EmpOption = None) -> None:
     """What to send to the EMP, as CSV: internal identifier, name, cpo-id, number of stations."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
     emps = emps_of(settings, [emp] if emp else None)
     if len(emps) != 1:
         raise ConfigurationError(f"say for which EMP: --emp {' or --emp '.join(emps)}")
@@ -42,7 +42,7 @@ def confirm(
     everything: Annotated[bool, typer.Option("--all", help="All CPOs that have a cpo-id in the configuration.")] = False,
 ) -> None:
     """The EMP knows these CPOs now: their stations, held so far, are sent."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
     if everything == bool(cpo):
         raise ConfigurationError("say which CPOs: their internal identifiers, or --all")
     for name in emps_of(settings, emp):

@@ -27,7 +27,7 @@ def _daemon(config_file: ConfigFile = None) -> None:
 @app.command()
 def status(config_file: ConfigFile = None, emp: EmpOption = None, as_json: Json = False) -> None:
     """Progress, lag and problems for each EMP."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
 
     async def read() -> report.Row:
         async with await connect(settings.database.dsn, "status") as conn:
@@ -48,7 +48,7 @@ def resync(
     wait: Annotated[bool, typer.Option("--wait", help="Show progress, and end when everything is sent.")] = False,
 ) -> None:
     """Compare stations with what the EMPs have, and send what differs, was rejected or is uncertain; with --force everything."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
     if everything == bool(station):
         raise ConfigurationError("say which stations: --station ID, or --all")
     emps = emps_of(settings, emp)
@@ -94,7 +94,7 @@ def outbox_list(
     known = ("pending", "in_flight", "delivered", "held", "rejected")
     if unknown := sorted(set(state or ()) - set(known)):
         raise ConfigurationError(f"no such state: {', '.join(unknown)}; there is {', '.join(known)}")
-    settings = config.load(config_file)
+    settings = config.read(config_file)
 
     async def read() -> list[report.Row]:
         async with await connect(settings.database.dsn, "outbox") as conn:
@@ -111,7 +111,7 @@ def outboxshow_report(
     as_json: Json = False,
 ) -> None:
     """The story of one station or EVSE: what the EMP should have, what it has, and the last requests."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
 
     async def read() -> report.Row:
         async with await connect(settings.database.dsn, "outbox") as conn:

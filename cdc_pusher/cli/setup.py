@@ -1,13 +1,14 @@
-"""Commands that set up and take away: `migrate`, `uninstall`."""
+"""Commands that set up and take away: `check`, `migrate`, `uninstall`."""
 
 import asyncio
 from typing import Annotated
 
 import typer
 
-from cdc_pusher import config, migrate, roles, triggers
+from cdc_pusher import check, config, migrate, roles, show, triggers
 from cdc_pusher import uninstall as removal
-from cdc_pusher.cli.options import AdminDsn, ConfigFile, run
+from cdc_pusher.cli.options import AdminDsn, ConfigFile, Json, run
+from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
 from cdc_pusher.schema import SCHEMA
@@ -15,10 +16,33 @@ from cdc_pusher.schema import SCHEMA
 app = typer.Typer()
 
 
+@app.command("check")
+def _check(
+    config_file: ConfigFile = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="All examples, not a few.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at everything that can be known before a message is sent; sends nothing, writes nothing. Exit code 3: something is wrong."""
+    settings = config.read(config_file)
+    with show.progress() as progress:
+        task = progress.add_task("stations", total=None)
+        found = run(
+            check.run(
+                settings,
+                config_file=config_file,
+                verbose=verbose,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        )
+    show_report(check.as_json(found) if as_json else found, as_json, check.show)
+    if check.is_wrong(found):
+        raise typer.Exit(3)
+
+
 @app.command("migrate")
 def _migrate(config_file: ConfigFile = None, dsn: AdminDsn = None) -> None:
     """Create or upgrade the schema cdc_pusher and the roles of the configuration, and attach the triggers. Safe to repeat."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
     done = run(install(dsn or settings.database.dsn, settings))
     typer.echo(f"schema {SCHEMA} is at revision {migrate.head()}")
     for line in done or ["triggers are attached as configured"]:
@@ -45,7 +69,7 @@ def uninstall(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Take the triggers off and drop the schema cdc_pusher: the CPO's tables as they were before. The EMPs keep what they have."""
-    settings = config.load(config_file)
+    settings = config.read(config_file)
     if not yes:
         typer.confirm(f"Drop the triggers and the schema {SCHEMA}, with all that is known of what the EMPs have?", abort=True)
     for line in run(removal.run(dsn or settings.database.dsn, settings.database)):
