@@ -1,0 +1,87 @@
+"""Reads which tables a database has, as far as our role may know. Takes no lock worth a word, reads no data but a sample of words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cdc_pusher.database import Connection
+from cdc_pusher.source import subquery
+from cdc_pusher.sql import queries
+
+_sql = queries("init")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column; `category` as in `pg_type.typcategory`: S text, N number, B boolean, E enum, G geometry …"""
+
+    name: str
+    type: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKey:
+    """A foreign key of one column to another table's."""
+
+    column: str
+    schema: str
+    table: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table or view of the CPO; `rows` as the statistics say, `readable`: our role may read it."""
+
+    schema: str
+    name: str
+    is_view: bool = False
+    rows: int = 0
+    readable: bool = True
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+
+    @property
+    def quoted(self) -> str:
+        return sql.Identifier(self.schema, self.name).as_string()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.schema, self.name
+
+    def has(self, *columns: str) -> bool:
+        """Whether it has all of these columns."""
+        return set(columns) <= {column.name for column in self.columns}
+
+
+async def tables(conn: Connection) -> list[Table]:
+    """All tables and views that may be the CPO's."""
+    return [_table(row) for row in await (await conn.execute(_sql.tables)).fetchall()]
+
+
+async def words(conn: Connection, query: str, column: str) -> list[str]:
+    """The words of one column of a query, the most frequent of the first rows; none if the query cannot be run."""
+    asked = sql.SQL(_sql.words.decode()).format(query=subquery(query), column=sql.Identifier(column))  # one constant text
+    try:
+        async with conn.transaction():
+            return [row["word"] for row in await (await conn.execute(asked, {})).fetchall()]
+    except psycopg.Error:
+        return []
+
+
+def _table(row: Mapping[str, Any]) -> Table:
+    return Table(
+        schema=row["schema"],
+        name=row["name"],
+        is_view=row["is_view"],
+        rows=row["rows"],
+        readable=row["readable"],
+        columns=tuple(Column(**column) for column in row["columns"]),
+        primary_key=tuple(row["primary_key"] or ()),
+        foreign_keys=tuple(ForeignKey(**key) for key in row["foreign_keys"]),
+    )
