@@ -1,6 +1,7 @@
-"""Commands that set up and take away: `check`, `migrate`, `uninstall`."""
+"""Commands that set up and take away: `init`, `check`, `migrate`, `uninstall`."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +12,36 @@ from cdc_pusher.cli.options import AdminDsn, ConfigFile, Json, run
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
+from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.init import Proposal, propose
 from cdc_pusher.schema import SCHEMA
 
 app = typer.Typer()
+
+
+@app.command("init")
+def _init(
+    dsn: Annotated[str, typer.Option("--dsn", metavar="DSN", help="The CPO's database; unset: the libpq environment (PGHOST …).")] = "",
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The configuration to write.")] = Path("cdc-pusher.toml"),
+) -> None:
+    """Look at the database and write a commented configuration for it, which says what was guessed and what has to be filled in."""
+    if output.exists():
+        raise ConfigurationError(f"{output}: there is such a file already; name another with --output FILE")
+
+    async def look() -> Proposal:
+        async with await connect(dsn, "init") as conn:
+            return await propose(conn, dsn)
+
+    found = run(look())
+    try:
+        output.touch(mode=0o600, exist_ok=False)  # a password may be in the connection string
+        output.write_text(found.text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{output}: cannot be written: {error.strerror}") from error
+    typer.echo(f"{output}: written for {found.recognised or 'tables that had to be guessed'}. To be filled in:")
+    for line in found.missing:
+        typer.echo(f"  - {line}")
+    typer.echo("Then: cdc-pusher check")
 
 
 @app.command("check")

@@ -19,7 +19,7 @@ from cdc_pusher.config import REFERENCE_CONNECTORS, REFERENCE_STATIONS
 from cdc_pusher.database import Connection
 from cdc_pusher.init import catalogue, write
 from cdc_pusher.init.catalogue import Table
-from cdc_pusher.init.guess import FILL_IN, guess
+from cdc_pusher.init.guess import FILL_IN, Query, guess
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
 _CITRINEOS = {
@@ -113,8 +113,8 @@ async def _guessed(conn: Connection, dsn: str, tables: Sequence[Table]) -> Propo
     return Proposal(text=text, recognised=None, missing=tuple(missing))
 
 
-def _selected(query: object) -> str:
-    return ", ".join(f"{item.value} AS {item.name}" for item in query.items)  # type: ignore[attr-defined]
+def _selected(query: Query) -> str:
+    return ", ".join(f"{item.value} AS {item.name}" for item in query.items)
 
 
 async def _unknown(conn: Connection, connectors: str) -> dict[str, list[str]]:

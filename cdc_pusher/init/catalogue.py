@@ -16,9 +16,10 @@ _sql = queries("init")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column; `category` as in `pg_type.typcategory`: S text, N number, B boolean, E enum, G geometry …"""
+    """A column; `quoted` where its name has to be; `category` as in `pg_type.typcategory`: S text, N number, B boolean, E enum …"""
 
     name: str
+    quoted: str
     type: str
     category: str
 
@@ -35,10 +36,15 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table or view of the CPO; `rows` as the statistics say, `readable`: our role may read it."""
+    """A table or view of the CPO; `readable`: our role may read it.
+
+    `quoted`: with its schema; `row_name`: as a row of it is called in the sub-select of a watch. `rows`: as the statistics say.
+    """
 
     schema: str
     name: str
+    quoted: str
+    row_name: str
     is_view: bool = False
     rows: int = 0
     readable: bool = True
@@ -47,12 +53,12 @@ class Table:
     foreign_keys: tuple[ForeignKey, ...] = ()
 
     @property
-    def quoted(self) -> str:
-        return sql.Identifier(self.schema, self.name).as_string()
-
-    @property
     def key(self) -> tuple[str, str]:
         return self.schema, self.name
+
+    def quote(self, column: str) -> str:
+        """A column's name, quoted if need be."""
+        return next(one.quoted for one in self.columns if one.name == column)
 
     def has(self, *columns: str) -> bool:
         """Whether it has all of these columns."""
@@ -78,6 +84,8 @@ def _table(row: Mapping[str, Any]) -> Table:
     return Table(
         schema=row["schema"],
         name=row["name"],
+        quoted=row["quoted"],
+        row_name=row["row_name"],
         is_view=row["is_view"],
         rows=row["rows"],
         readable=row["readable"],

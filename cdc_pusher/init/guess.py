@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import sql
-
 from cdc_pusher.init import names
 from cdc_pusher.init.catalogue import Column, ForeignKey, Table
 from cdc_pusher.source import REQUIRED
@@ -75,7 +73,7 @@ class _Read:
 
     def column(self, name: str) -> str:
         self.used.setdefault(name)
-        return sql.Identifier(self.alias, name).as_string()
+        return f"{self.alias}.{self.table.quote(name)}"
 
     @property
     def as_from(self) -> str:
@@ -147,7 +145,7 @@ class _Builder:
         self.connector = _Read(table=path[0][0], alias="c")
         self.path = path
         self.evse = self._evse(tables)
-        self.place, self.place_key = self._place(tables)
+        self.place = self._place(tables)
 
     def _evse(self, tables: Sequence[Table]) -> tuple[_Read, ForeignKey] | None:
         """The table between connector and station, or beside them, which carries EVSE ids."""
@@ -162,20 +160,21 @@ class _Builder:
                     return _Read(table=table, alias="e"), link
         return None
 
-    def _place(self, tables: Sequence[Table]) -> tuple[_Read, ForeignKey] | tuple[None, None]:
+    def _place(self, tables: Sequence[Table]) -> tuple[_Read, ForeignKey] | None:
         """The table that the station refers to for its address."""
         for table in tables:
-            if table is not self.station.table and names.rank(table.name, names.PLACE_TABLES) is not None:
-                if (link := _link(self.station.table, table)) is not None:
-                    return _Read(table=table, alias="l"), link
-        return None, None
+            if table is self.station.table or names.rank(table.name, names.PLACE_TABLES) is None:
+                continue
+            if (link := _link(self.station.table, table)) is not None:
+                return _Read(table=table, alias="l"), link
+        return None
 
     def draft(self, others: tuple[str, ...]) -> Draft:
         stations, connectors = self._stations(), self._connectors()
         return Draft(stations=stations, connectors=connectors, watches=tuple(self._watches()), others=others)
 
     def _reads(self) -> list[_Read]:
-        return [self.station, *([self.place] if self.place else [])]
+        return [self.station, *([self.place[0]] if self.place else [])]
 
     # ── stations ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,9 +188,9 @@ class _Builder:
             elif name in REQUIRED["stations"]:
                 items.append(_to_fill_in(name))
         source = self.station.as_from
-        if self.place is not None and self.place_key is not None:
-            join = f"{self.place.column(self.place_key.target)} = {self.station.column(self.place_key.column)}"
-            source += f"\nLEFT JOIN {self.place.as_from} ON {join}"
+        if self.place is not None:
+            place, key_to = self.place
+            source += f"\nLEFT JOIN {place.as_from} ON {place.column(key_to.target)} = {self.station.column(key_to.column)}"
         return Query(items=tuple(items), source=source)
 
     def _plain(self, name: str, synonyms: Sequence[str]) -> Item | None:
@@ -242,25 +241,27 @@ class _Builder:
 
     def _watches(self) -> Iterable[Watched]:
         station, key = self.station.table, self.station.table.primary_key[0]
-        yield _watched(self.station, sql.Identifier(key).as_string())
+        yield _watched(self.station, station.quote(key))
         last_read, last = (self.evse[0] if self.evse and len(self.path) == 2 else self.connector), self.path[-1][1]
         if len(self.path) == 2 and self.evse is not None:
             link, a = self.path[0][1], _alias("e", self.connector.table)
             yield _watched(
                 self.connector,
-                f"SELECT {a}.{_name(last.column)} FROM {last_read.table.quoted} AS {a}"
-                f" WHERE {a}.{_name(link.target)} = {_name(self.connector.table.name)}.{_name(link.column)}",
+                f"SELECT {a}.{last_read.table.quote(last.column)} FROM {last_read.table.quoted} AS {a}"
+                f" WHERE {a}.{last_read.table.quote(link.target)}"
+                f" = {self.connector.table.row_name}.{self.connector.table.quote(link.column)}",
             )
         else:
-            yield _watched(self.connector, _name(last.column))
+            yield _watched(self.connector, self.connector.table.quote(last.column))
         if self.evse is not None and (link_to_station := _link(self.evse[0].table, station)) is not None:
-            yield _watched(self.evse[0], _name(link_to_station.column), also=link_to_station.column)
-        if self.place is not None and self.place_key is not None:
-            a = _alias("s", self.place.table)
+            yield _watched(self.evse[0], self.evse[0].table.quote(link_to_station.column), also=link_to_station.column)
+        if self.place is not None:
+            place, key_to = self.place
+            a = _alias("s", place.table)
             yield _watched(
-                self.place,
-                f"SELECT {a}.{_name(key)} FROM {station.quoted} AS {a}"
-                f" WHERE {a}.{_name(self.place_key.column)} = {_name(self.place.table.name)}.{_name(self.place_key.target)}",
+                place,
+                f"SELECT {a}.{station.quote(key)} FROM {station.quoted} AS {a}"
+                f" WHERE {a}.{station.quote(key_to.column)} = {place.table.row_name}.{place.table.quote(key_to.target)}",
             )
 
 
@@ -283,10 +284,6 @@ def _of_point(value: str, type_name: str, name: str) -> str:
 def _to_fill_in(name: str) -> Item:
     said = "assumed" if name == "is_open_24" else "no column was found"
     return Item(value=_MISSING.get(name, "NULL::text"), name=name, comment=f"{FILL_IN}: {said}")
-
-
-def _name(name: str) -> str:
-    return sql.Identifier(name).as_string()
 
 
 def _alias(alias: str, table: Table) -> str:

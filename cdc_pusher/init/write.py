@@ -41,13 +41,16 @@ NO_GUESS = """
 # station = "…"
 """
 
-_PLACES = 20  # of CPOs
+WIDTH = 60  # characters of a line before its comment
+CPOS = 20  # that are listed
 
 
 def head(dsn: str, recognised: str, missing: Sequence[str]) -> str:
     """The beginning: what was recognised, what is to be filled in, and the database."""
     listed = "".join(f"#   - {line}\n" for line in missing)
-    return HEAD.format(recognised=recognised, missing=f"# To be filled in (search for {FILL_IN}):\n{listed}" if missing else "", dsn=quoted(dsn))
+    return HEAD.format(
+        recognised=recognised, missing=f"# To be filled in (search for {FILL_IN}):\n{listed}" if missing else "", dsn=quoted(dsn)
+    )
 
 
 def emp(cpos: Sequence[str]) -> str:
@@ -57,7 +60,7 @@ def emp(cpos: Sequence[str]) -> str:
 
 def cpo_lines(cpos: Sequence[str]) -> str:
     """Commented lines for identifiers of CPOs: without a cpo-id none is to be sent."""
-    found = [f'# {quoted(cpo)} = "DE*ABC"   # {FILL_IN}' for cpo in cpos[:_PLACES]]
+    found = [f'# {quoted(cpo)} = "DE*ABC"   # {FILL_IN}' for cpo in cpos[:CPOS]]
     return "\n".join(found) or f'# "…" = "DE*ABC"   # {FILL_IN}'
 
 
@@ -76,14 +79,14 @@ def source(draft: Draft, unknown: Words) -> str:
 
 def _query(query: Query) -> str:
     items = [f"  {item.value} AS {item.name}{',' * (item is not query.items[-1])}" for item in query.items]
-    width = max(map(len, items))
+    width = min(max(map(len, items)), WIDTH)
     selected = "\n".join(f"{line:<{width}}  -- {comment(item.comment)}" for line, item in zip(items, query.items, strict=True))
     return f"SELECT\n{selected}\nFROM {query.source}\n"
 
 
 def _watch(watch: Watched) -> list[str]:
     columns = f"columns = [{', '.join(map(quoted, watch.columns))}]"
-    return ["[[source.watch]]", f"table = {quoted(watch.table)}", columns, f"station = {quoted(watch.station)}"]
+    return ["[[source.watch]]", f"table = {string(watch.table)}", columns, f"station = {string(watch.station)}"]
 
 
 def _multiline(text: str) -> str:
@@ -91,6 +94,15 @@ def _multiline(text: str) -> str:
     if "'''" in text or any(ord(c) < 32 and c != "\n" for c in text) or "\x7f" in text:
         return quoted(text)
     return f"'''\n{text}'''"
+
+
+def string(text: str) -> str:
+    """A TOML string, literal where that is possible: SQL has many double quotes.
+
+    >>> print(string('"a"'), string("it's"))
+    '"a"' "it's"
+    """
+    return f"'{text}'" if "'" not in text and text.isprintable() else quoted(text)
 
 
 def quoted(text: str) -> str:

@@ -3,11 +3,13 @@
 SELECT
     n.nspname AS schema,
     c.relname AS name,
+    format('%I.%I', n.nspname, c.relname) AS quoted,
+    quote_ident(c.relname) AS row_name,
     c.relkind IN ('v', 'm') AS is_view,
     greatest(c.reltuples, 0)::bigint AS rows,
     has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable,
     ARRAY(
-        SELECT jsonb_build_object('name', a.attname, 'type', format_type(a.atttypid, -1), 'category', t.typcategory)
+        SELECT jsonb_build_object('name', a.attname, 'quoted', quote_ident(a.attname), 'type', format_type(a.atttypid, -1), 'category', t.typcategory)
         FROM pg_catalog.pg_attribute AS a
         JOIN pg_catalog.pg_type AS t
             ON t.oid = a.atttypid
