@@ -172,15 +172,17 @@ class Rig:
         await daemon.ready()
         return daemon
 
-    async def command(self, *arguments: str) -> str:
-        """Run a command of ours to its end, which must be a good one; returns what it printed."""
+    async def command(self, *arguments: str, exit_code: int = 0) -> str:
+        """Run a command of ours with our configuration to its end; returns what it printed."""
+        return await self.plain_command(*arguments, "--config", str(self.config), exit_code=exit_code)
+
+    async def plain_command(self, *arguments: str, exit_code: int = 0) -> str:
+        """Run a command of ours to its end; returns what it printed."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cdc_pusher", *arguments, "--config", str(self.config)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            *(sys.executable, "-m", "cdc_pusher", *arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
+        assert process.returncode == exit_code, err.decode()
         return out.decode()
 
     async def sql(self, query: str, **parameters: object) -> list[Row]:

@@ -28,8 +28,8 @@ def source(**place: object) -> SourceSettings:
     default = SourceSettings()
     return SourceSettings.model_validate(
         {
-            "stations": 'SELECT s.id AS station_id, p."cityName" AS city, s.name, s.latitude, s.longitude, s.street, s.street_number, s.zip,'
-            " s.country, s.phone, s.cpo, s.is_open_24 FROM public.station AS s JOIN public.stands AS t ON t.station = s.id"
+            "stations": 'SELECT s.id AS station_id, p."cityName" AS city, s.name, s.latitude, s.longitude, s.street, s.street_number,'
+            " s.zip, s.country, s.phone, s.cpo, s.is_open_24 FROM public.station AS s JOIN public.stands AS t ON t.station = s.id"
             ' JOIN public."Place" AS p ON p.id = t.place',
             "watch": [*default.watch, {"table": "public.stands", "station": "station"}, {**PLACE, **place}],
         }
