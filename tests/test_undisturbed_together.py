@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -68,7 +69,7 @@ async def test_writers_and_the_consumer_of_the_log_do_not_wait_for_each_other(cp
 
 @pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ"])
 async def test_serializable_transactions_commit_as_without_us(bare: Cpo, level: str) -> None:
-    """Each changes a place and a station of its own. A sub-select in the trigger would make each read the stations, which the other writes."""
+    """Each changes a place and a station of its own. A sub-select in the trigger would make each read what the other writes."""
     bare.run("CREATE TABLE place (id int PRIMARY KEY, name text, note text)", "INSERT INTO place VALUES (1, 'A', ''), (2, 'B', '')")
     bare.run("INSERT INTO station SELECT 'x' || n, 'x' || n FROM generate_series(1, 2000) AS n", "ANALYZE")
 
@@ -238,7 +239,7 @@ async def test_lock_is_asked_for_briefly(bare: Cpo, monkeypatch: pytest.MonkeyPa
     async with await connect(bare.dsn, "test") as conn:
         execute = conn.execute
 
-        async def watched(query: object, *args: object, **kwargs: object) -> object:
+        async def watched(query: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(query, bytes) and b"lock_timeout" in query:
                 seen.append(query.decode())
             return await execute(query, *args, **kwargs)
