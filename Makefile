@@ -1,6 +1,7 @@
 # Everything here needs Python >= 3.11 and make; the rest is installed into .venv, Postgres too.
 #   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
 #   make test ARGS='-k outbox -x'   the tests
+#   make bench ONLY=large           measure: large, heartbeat; each with its goals
 #   make check                      all that .ci/run checks of the code
 #   make PYTHON=python3.13 …        with another Python; `make clean` first
 
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format types layers wheel-check constraints check clean
+.PHONY: help bench demo test coverage lint format types layers wheel-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,6 +33,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)
+	@set -eu; for name in $(or $(ONLY),large heartbeat); do echo "== $$name"; $(BIN)/python -m bench $$name; done
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase
@@ -81,4 +85,4 @@ check: test lint types layers wheel-check
 
 clean:
 	rm -rf $(VENV) dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find cdc_pusher migrations tests -name __pycache__ -prune -exec rm -rf {} +
+	find bench cdc_pusher migrations tests -name __pycache__ -prune -exec rm -rf {} +

@@ -203,7 +203,7 @@ async def test_traffic_goes_on_while_triggers_come_and_go(bare: Cpo, action: str
                 longest[0] = max(longest[0], time.monotonic() - began)
 
     writes = [f"UPDATE connector SET status = random()::text WHERE id % 4 = {n}" for n in range(4)]
-    with threads(*(lambda s=statement: traffic(s) for statement in (*writes, "SELECT count(*) FROM connector"))) as failures:  # type: ignore[misc]
+    with threads(*(lambda s=statement: traffic(s) for statement in (*writes, "SELECT count(*) FROM connector"))) as failures:
         try:
             for _ in range(3):
                 await (attach(bare.dsn, CONNECTOR) if action == "attach" else attach(bare.dsn))
