@@ -130,10 +130,10 @@ async def test_column_that_is_read_can_be_dropped_or_renamed_and_no_change_is_si
 @pytest.mark.parametrize("used", [False, True])
 async def test_column_can_get_another_type_and_no_change_is_silent(cpo: Cpo, ddl: str, used: bool) -> None:
     if used:
-        cpo.run(CHARGE)
+        cpo.run(CHARGE, "INSERT INTO connector (id) VALUES (49)")
     cpo.recorded()
-    cpo.run(ddl, "UPDATE connector SET status = '3' WHERE id = 1")
-    assert (set(cpo.recorded()), cpo.missed()) == ({"a"}, 0), "also in a session that has planned for the old type"
+    cpo.run(ddl, "UPDATE connector SET status = '3', station_id = 'b' WHERE id = 1")
+    assert (set(cpo.recorded()), cpo.missed()) == ({"a", "b"}, 0), "also in a session that has planned for the old type"
     run(cpo.dsn, "UPDATE connector SET status = '4' WHERE id = 1")  # another session
     assert len(cpo.recorded()) + cpo.missed() >= 1
 
