@@ -12,10 +12,9 @@ from rich.text import Text
 from cdc_pusher.report import Row
 
 
-def progress() -> Progress:
-    """The progress bar of everything that lasts; not among what is printed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+def progress(console: Console | None = None) -> Progress:
+    """The progress bar of everything that lasts."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Table:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from cdc_pusher import check, config, migrate, roles, show, triggers
 from cdc_pusher import uninstall as removal
@@ -52,7 +53,7 @@ def _check(
 ) -> None:
     """Look at everything that can be known before a message is sent; sends nothing, writes nothing. Exit code 3: something is wrong."""
     settings = config.read(config_file)
-    with show.progress() as progress:
+    with show.progress(Console(stderr=True)) as progress:  # not among what is printed
         task = progress.add_task("stations", total=None)
         found = run(
             check.run(
