@@ -12,9 +12,10 @@ from rich.text import Text
 from cdc_pusher.report import Row
 
 
-def progress(console: Console | None = None) -> Progress:
+def progress(console: Console | None = None, *, disable: bool = False) -> Progress:
     """The progress bar of everything that lasts."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=disable)
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Table:

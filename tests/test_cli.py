@@ -271,6 +271,35 @@ def test_confirming_without_a_schema(bare: Program) -> None:
     assert bare.refuses("cpo", "confirm", "a") == "the database has no schema cdc_pusher: run cdc-pusher migrate"
 
 
+def test_init_writes_a_file_for_its_owner_alone_and_overwrites_none(bare: Program) -> None:
+    file = bare.directory / "new.toml"
+    done = bare("init", "--dsn", bare.dsn, "--output", "new.toml")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("new.toml: written for the reference schema. To be filled in:\n  - ")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert bare.refuses("init", "--dsn", bare.dsn, "--output", "new.toml").startswith("new.toml: there is such a file already")
+    assert (
+        bare.refuses("init", "--dsn", bare.dsn, "--output", "no/where.toml")
+        == "no/where.toml: cannot be written: No such file or directory"
+    )
+    said = bare.refuses("init", "--dsn", "host=127.0.0.1 port=1 password=hidden", "--output", "other.toml")
+    assert said.startswith("cannot connect to the database: ")
+    assert "hidden" not in said
+    assert not (bare.directory / "other.toml").exists()
+
+
+def test_check_reports_on_standard_output_alone_and_exits_with_3(bare: Program) -> None:
+    done = bare("check", "--json")
+    assert done.exit_code == 3
+    found = json.loads(done.stdout)
+    assert found["ok"] is False
+    assert {finding["level"] for finding in found["findings"]} == {"ok", "warning", "problem"}
+    done = bare("check")
+    assert "\n1 problem, " in done.stdout
+    assert done.stderr == "", "no progress bar where nobody looks"
+    assert bare("check", "--config", "nowhere.toml").exit_code == 2
+
+
 def test_uninstall_asks_and_does_nothing_without_a_yes(program: Program) -> None:
     done = program("uninstall")
     assert done.exit_code == 1

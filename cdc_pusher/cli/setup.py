@@ -53,7 +53,8 @@ def _check(
 ) -> None:
     """Look at everything that can be known before a message is sent; sends nothing, writes nothing. Exit code 3: something is wrong."""
     settings = config.read(config_file)
-    with show.progress(Console(stderr=True)) as progress:  # not among what is printed
+    console = Console(stderr=True)  # not among what is printed
+    with show.progress(console, disable=not console.is_terminal) as progress:
         task = progress.add_task("stations", total=None)
         found = run(
             check.run(
