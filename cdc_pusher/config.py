@@ -33,6 +33,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def folded(name: str) -> str:
+    """A name that is not quoted, as Postgres reads it: only the letters of ASCII become small."""
+    return "".join(c.lower() if c.isascii() else c for c in name)
+
+
 class DatabaseSettings(_Section):
     """`[database]`: how to reach the CPO's database; an empty `dsn` leaves everything to the libpq environment (PGHOST, PGSERVICE …).
 
@@ -68,8 +73,13 @@ class Watch(_Section):
 
     @property
     def alias(self) -> str:
-        """The name, not quoted, that a row of the table has in `station`."""
-        return self.table.rpartition(".")[2].strip('"')
+        """The name, not quoted, that a row of the table has in `station`.
+
+        >>> [Watch(table=table, station="id").alias for table in ('public.Station', '"My.Data"."Stät""ion"', "station")]
+        ['station', 'Stät"ion', 'station']
+        """
+        quoted, plain = re.findall(r'(?:"((?:[^"]|"")+)"|([^".]*))$', self.table)[0]
+        return folded(plain) if plain else quoted.replace('""', '"')
 
     @property
     def is_sub_select(self) -> bool:

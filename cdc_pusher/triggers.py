@@ -16,13 +16,13 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
 import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
-from cdc_pusher.config import Watch
+from cdc_pusher.config import Watch, folded
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import CdcPusherError, MappingError
 from cdc_pusher.schema import CHANNEL
@@ -90,7 +90,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 """
 
-_WORD = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
+# A name in SQL, the dot before it, and what is after it if that is a dot.
+_NAME = re.compile(r'(\.\s*)?(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=(\s*\.\s*\*?)?)')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,13 +142,27 @@ def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Com
             "SELECT DISTINCT a.station_id::text FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL (SELECT ({})) AS a (station_id)"
             " WHERE a.station_id IS NOT NULL"
         ).format(sql.SQL(row), sql.Identifier(watch.alias), sql.SQL(watch.station))  # NEW or OLD; the operator's SQL
-    named = {quoted.replace('""', '"') or plain.lower() for quoted, plain in _WORD.findall(watch.station)}
     content = sql.SQL(", ").join(
         sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column))
-        for column in table_columns
-        if column in named
+        for column in _named_columns(watch, table_columns)
     )
     return sql.SQL("SELECT {}::text, jsonb_build_object({})").format(sql.Literal(watch.name), content)
+
+
+def _named_columns(watch: Watch, table_columns: Collection[str]) -> Iterator[str]:
+    """The columns whose names occur in a sub-select; all of them, if it may name the row as a whole.
+
+    >>> watch = Watch(table="public.place", station='SELECT s.id FROM public.station AS s WHERE s.place = place.ID AND "Näme" = 1')
+    >>> list(_named_columns(watch, ["id", "Näme", "note"]))
+    ['id', 'Näme']
+    >>> watches = [Watch(table="Place", station=f"SELECT {what}") for what in ("f(place)", "place.*", "s.place")]
+    >>> [list(_named_columns(watch, ["id", "note"])) for watch in watches]
+    [['id', 'note'], ['id', 'note'], []]
+    """
+    found = [(quoted.replace('""', '"') or folded(plain), dot, after) for dot, quoted, plain, after in _NAME.findall(watch.station)]
+    names = {name for name, _, _ in found}
+    whole = any(name == watch.alias and not dot and not after.strip().endswith(".") for name, dot, after in found)
+    return (column for column in table_columns if whole or column in names)
 
 
 def _differs(columns: Sequence[str] | None) -> sql.Composable:

@@ -178,12 +178,8 @@ ORDER BY s.place, e.emp
 -- Those of these stations that a change in the log names, and all of them while a row is there whose stations are not known yet.
 SELECT r.station_id
 FROM unnest(%(stations)s::text[]) AS r (station_id)
-WHERE EXISTS (
-    SELECT
-    FROM cdc_pusher.change AS c
-    WHERE c.priority = 0
-      AND (c.station_id = r.station_id OR c.station_id IS NULL)
-)
+WHERE r.station_id IN (SELECT station_id FROM cdc_pusher.change WHERE priority = 0)
+   OR EXISTS (SELECT FROM cdc_pusher.change WHERE priority = 0 AND station_id IS NULL)
 
 -- name: note_healed
 -- A sweep has found stations changed that nobody had told of.
