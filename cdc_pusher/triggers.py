@@ -5,7 +5,7 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
 - One function a watch, row level, AFTER. It compares the watched columns itself, by name, when it runs: a trigger with `WHEN (OLD.x …)` or
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
-- Rows are compared with `*<>` (by their bytes), which every type has and no search_path can change.
+- Rows are compared with `*=` (by their bytes), which every type has and no search_path can change.
 - It only inserts; which stations a sub-select names is looked up by capture, after the commit.
 - It waits for a lock of ours once in a transaction, for 10 ms. Whatever fails inside is caught, tried again with dynamic SQL, and if that
   fails counted in the sequence `missed`, which the daemon answers with a sweep.
@@ -44,6 +44,11 @@ AS $cdc_pusher${body}$cdc_pusher$
 """
 _BODY = """
 BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        IF {same} THEN
+            RETURN NULL;
+        END IF;
+    END IF;
     IF current_setting('cdc_pusher.locked', true) = 'yes' THEN
         PERFORM nextval('cdc_pusher.missed');
         RETURN NULL;
@@ -53,10 +58,8 @@ BEGIN
         INSERT INTO cdc_pusher.change {columns} {of_new};
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO cdc_pusher.change {columns} {of_old};
-    ELSIF {differs} THEN
-        INSERT INTO cdc_pusher.change {columns} {of_new} UNION {of_old};
     ELSE
-        RETURN NULL;
+        INSERT INTO cdc_pusher.change {columns} {of_new} UNION {of_old};
     END IF;
     IF (SELECT last_value FROM cdc_pusher.asleep) = 2
         AND current_setting('max_prepared_transactions') = '0'
@@ -124,7 +127,7 @@ def wanted(watch: Watch, table_columns: Collection[str]) -> Attachment:
         columns=columns,
         of_new=rows[0],
         of_old=rows[1],
-        differs=_differs(watch.columns),
+        same=_same(watch.columns),
         record=sql.Literal(record.as_string()),
         channel=sql.Literal(CHANNEL),
     )
@@ -165,12 +168,12 @@ def _named_columns(watch: Watch, table_columns: Collection[str]) -> Iterator[str
     return (column for column in table_columns if whole or column in names)
 
 
-def _differs(columns: Sequence[str] | None) -> sql.Composable:
+def _same(columns: Sequence[str] | None) -> sql.Composable:
     if columns is None:
-        return sql.SQL("NEW OPERATOR(pg_catalog.*<>) OLD")
+        return sql.SQL("NEW OPERATOR(pg_catalog.*=) OLD")
     new, old = (sql.SQL(", ").join(sql.Identifier(row, column) for column in columns) for row in ("new", "old"))
     # Without the cast the operator would be looked for column by column.
-    return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record").format(new, old)
+    return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*=) ROW({})::record").format(new, old)
 
 
 async def attach(conn: Connection, watches: Sequence[Watch], owner: str | None = None) -> list[str]:
