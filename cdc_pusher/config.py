@@ -12,21 +12,42 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
+_SUB_SELECT = re.compile(r"[(\s]*(?:select|with|values)\b", re.IGNORECASE)
+_CALL = re.compile(r'[\w$"]\s*\(|::\s*("[^"]*"|[\w$]+)\s*\.')  # a function, an operator or a type that need not be Postgres\'s own
+
 DEFAULT_PATHS = (Path("/etc/cdc-pusher/config.toml"), Path("cdc-pusher.toml"))
 
 REFERENCE_STATIONS = "SELECT {} FROM public.station".format(", ".join(("id AS station_id", *STATION_COLUMNS[1:])))
 REFERENCE_CONNECTORS = "SELECT {} FROM public.connector".format(", ".join(CONNECTOR_COLUMNS))
 
+
+def _role_name(name: str) -> str:
+    """Postgres cuts longer names off, and would then not find them again."""
+    if not name or not name.isprintable() or len(name.encode()) > 63:
+        raise PydanticCustomError("role", "a role's name has 1 to 63 bytes, all printable")
+    return name
+
+
 EmpName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Sql = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-RoleName = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
+RoleName = Annotated[str, AfterValidator(_role_name)]
 
 
 class _Section(BaseModel):
@@ -59,7 +80,7 @@ class DatabaseSettings(_Section):
 class Watch(_Section):
     """`[[source.watch]]`: a table whose changes concern stations; `station` says which, as SQL over one row of it.
 
-    An expression is evaluated in the trigger, a sub-select by capture, after the change was committed.
+    A plain expression is evaluated in the trigger; a sub-select, or an expression with a function, by capture after the commit.
     """
 
     table: Sql
@@ -82,8 +103,18 @@ class Watch(_Section):
         return folded(plain) if plain else quoted.replace('""', '"')
 
     @property
-    def is_sub_select(self) -> bool:
-        return re.match(r"[(\s]*(?:select|with)\b", self.station, re.IGNORECASE) is not None
+    def is_deferred(self) -> bool:
+        """Whether `station` is not for the trigger, which runs with its owner's rights: a sub-select, or what may call a function.
+
+        >>> [Watch(table="t", station=s).is_deferred for s in ("id", "a || '-' || (b + 1)", "(SELECT 1)", "f(id)", 'id::"App".t')]
+        [False, False, True, True, True]
+        """
+        return _SUB_SELECT.match(self.station) is not None or _CALL.search(self.station) is not None
+
+    @property
+    def query(self) -> str:
+        """`station` as a SELECT over one row of the table."""
+        return self.station if _SUB_SELECT.match(self.station) else f"SELECT ({self.station})"
 
 
 class SourceSettings(_Section):

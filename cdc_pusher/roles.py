@@ -118,7 +118,7 @@ async def _may_become(conn: Connection, role: str) -> bool:
 async def _needed(conn: Connection, source: SourceSettings) -> Sequence[dict[str, str]]:
     """What the mapping reads: Postgres itself tells, of views made for the purpose and never committed."""
     reads = [subquery(source.stations), subquery(source.connectors)]
-    reads += [await _sub_select(conn, watch) for watch in source.watch if watch.is_sub_select]
+    reads += [await _sub_select(conn, watch) for watch in source.watch if watch.is_deferred]
     try:
         async with conn.transaction(force_rollback=True):
             for number, read in enumerate(reads):
@@ -135,7 +135,7 @@ async def _sub_select(conn: Connection, watch: Watch) -> sql.Composed:
     """The sub-select of a watch over a row that only looks like one of its table: the table itself is not read."""
     row = await (await conn.execute(_sql.row_like, {"table": watch.table})).fetchone()
     assert row is not None
-    station = sql.SQL(watch.station.replace("%", "%%"))  # the operator's SQL
+    station = sql.SQL(watch.query.replace("%", "%%"))  # the operator's SQL
     return sql.SQL("(SELECT 1 FROM (SELECT {}) AS {} CROSS JOIN LATERAL ({}) AS a)").format(
         sql.SQL(row["columns"].replace("%", "%%")),
         sql.Identifier(watch.alias),

@@ -201,7 +201,7 @@ def affected_query(watch: Watch) -> sql.Composed:
     return sql.SQL(
         "SELECT DISTINCT a.station_id::text AS station_id FROM jsonb_populate_recordset(NULL::{}, %(rows)s) AS {}"
         " CROSS JOIN LATERAL ({}) AS a (station_id) WHERE a.station_id IS NOT NULL LIMIT %(limit)s"
-    ).format(sql.SQL(watch.table.replace("%", "%%")), sql.Identifier(watch.alias), sql.SQL(watch.station.replace("%", "%%")))
+    ).format(sql.SQL(watch.table.replace("%", "%%")), sql.Identifier(watch.alias), sql.SQL(watch.query.replace("%", "%%")))
 
 
 @asynccontextmanager

@@ -121,7 +121,7 @@ class Attachment:
 def wanted(watch: Watch, table_columns: Collection[str]) -> Attachment:
     """What the configuration asks for on a table with these columns."""
     rows = [_recorded(row, watch, table_columns) for row in ("NEW", "OLD", "($1)")]
-    columns = sql.SQL("(watch, source_row)" if watch.is_sub_select else "(station_id)")
+    columns = sql.SQL("(watch, source_row)" if watch.is_deferred else "(station_id)")
     record = sql.SQL("INSERT INTO cdc_pusher.change {} {}").format(columns, rows[2])
     body = sql.SQL(_BODY).format(  # one constant text
         columns=columns,
@@ -140,7 +140,7 @@ def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Com
     A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
     not see what others have yet to commit.
     """
-    if not watch.is_sub_select:
+    if not watch.is_deferred:
         return sql.SQL(
             "SELECT DISTINCT a.station_id::text FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL (SELECT ({})) AS a (station_id)"
             " WHERE a.station_id IS NOT NULL"
@@ -235,7 +235,7 @@ async def try_out(conn: Connection, watch: Watch) -> list[str]:
         raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {found['virtual']}")
     columns = sql.SQL(", ").join(map(sql.Identifier, watch.columns or ())) if watch.columns else sql.SQL("1")
     table = sql.SQL(found["name"])  # quoted by the database
-    station = sql.SQL(watch.station if watch.is_sub_select else f"SELECT ({watch.station})")  # the operator's SQL
+    station = sql.SQL(watch.query)  # the operator's SQL
     affected = sql.SQL("SELECT a.station_id::text FROM {} AS {} CROSS JOIN LATERAL ({}) AS a (station_id) LIMIT 0")
     try:
         async with conn.transaction():

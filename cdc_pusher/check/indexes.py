@@ -38,7 +38,7 @@ async def check(conn: Connection, settings: SourceSettings, asked: Queries, page
         *await _paging(conn, asked.next_page, {"after": station_id, "limit": page}),
     ]
     for watch in settings.watch:
-        if watch.is_sub_select:
+        if watch.is_deferred:
             found += await _watching(conn, watch)
     return found or [ok("indexes", "one station, its connectors and a page of stations are read without going through a table")]
 
