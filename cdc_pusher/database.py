@@ -56,6 +56,7 @@ def connecting() -> Iterator[None]:
     except psycopg.Error as error:
         # After an @ that is not percent-encoded, the rest of a password counts as part of the host, which psycopg repeats.
         said = re.sub("'.*@", "'…@", one_line(error))
+        said = re.sub("failed to resolve host '.*?'", "failed to resolve the host in database.dsn", said)
         raise DatabaseUnavailable(f"cannot connect to the database: {said}") from None
 
 

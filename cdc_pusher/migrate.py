@@ -57,22 +57,25 @@ def to(dsn: str, revision: str = "head", *, owner: str | None = None) -> None:
         (command.downgrade if revision == "base" else command.upgrade)(config, revision)
 
 
-def remove(dsn: str) -> None:
-    """Drop the schema and all that migrations made, and nothing that is not ours.
+def remove(dsn: str, *, rehearse: bool = False) -> None:
+    """Drop the schema and all that migrations made, and nothing that is not ours; with `rehearse` take it back at once.
 
     Raises what `connecting` raises, and `CdcPusherError` when something of the CPO's depends on ours.
     """
     config = _config()
-    with _transaction(dsn) as connection:
+    with _transaction(dsn, "uninstall", "drop what is named here, and run it again") as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
+        if rehearse:
+            connection.rollback()
+            return
         connection.exec_driver_sql(f"DROP TABLE {SCHEMA}.alembic_version")
         connection.exec_driver_sql(f"DROP SCHEMA {SCHEMA}")
 
 
 @contextmanager
-def _transaction(dsn: str) -> Iterator[Connection]:
-    """One transaction, in which nobody else migrates; errors are translated."""
+def _transaction(dsn: str, doing: str = "migrate", todo: str = "") -> Iterator[Connection]:
+    """One transaction, in which nobody else migrates; errors are translated, with what is to be done about them."""
     with connecting():
         conn = psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="cdc-pusher migrate")
     engine = create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=NullPool)
@@ -84,9 +87,10 @@ def _transaction(dsn: str) -> Iterator[Connection]:
     except DBAPIError as error:
         said = error.orig or error
         detail = getattr(getattr(said, "diag", None), "message_detail", None)
-        raise CdcPusherError(f"migrate: {one_line(said)}{f' ({detail.splitlines()[0]})' if detail else ''}") from error
+        because = f" ({detail.splitlines()[0]})" if detail else ""
+        raise CdcPusherError(f"{doing}: {one_line(said)}{because}{todo and f'; {todo}'}") from error
     except CommandError as error:
-        raise CdcPusherError(f"migrate: {one_line(error)}; is the database's schema newer than this program?") from error
+        raise CdcPusherError(f"{doing}: {one_line(error)}; is the database's schema newer than this program?") from error
 
 
 def _take_possession(connection: Connection, owner: str | None) -> None:
@@ -94,6 +98,8 @@ def _take_possession(connection: Connection, owner: str | None) -> None:
     # IF NOT EXISTS would ask for the right to create one even where it is there.
     if connection.exec_driver_sql(f"SELECT to_regnamespace('{SCHEMA}')").scalar() is None:
         connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
+    elif connection.exec_driver_sql(_roles.is_foreign.decode()).scalar():
+        raise CdcPusherError(f"the database has a schema {SCHEMA} that is not ours: there are other tables in it")
     if owner is None:
         return
     for (statement,) in connection.exec_driver_sql(_roles.strangers.decode(), {"owner": owner}).fetchall():

@@ -74,21 +74,22 @@ async def grant(conn: Connection, runtime: str, source: SourceSettings) -> list[
         wanting = await (await conn.execute(_sql.wanting, _columns(runtime, needed))).fetchall()
         for row in wanting:
             await _give(conn, runtime, row["kind"], row["object"])
-        unneeded = [one for one in await _granted(conn, runtime) if one not in needed]
-        await _take(conn, runtime, unneeded)
-    done = [f"granted {_right(row['kind'])} on {row['object']} to {runtime}" for row in wanting]
-    return [*done, *(f"revoked {_right(kind)} on {thing} from {runtime}" for kind, thing in unneeded)]
+        taken = await _take(conn, runtime, [one for one in await _granted(conn, runtime) if one not in needed])
+        for other in await _grantees(conn):
+            if other != runtime:
+                taken += await _take(conn, other, await _granted(conn, other))
+    return [*(f"granted {_right(row['kind'])} on {row['object']} to {runtime}" for row in wanting), *taken]
 
 
 async def revoke(conn: Connection) -> list[str]:
     """Take back all that was granted on the CPO's things. Returns in words what was done."""
-    done = []
     async with conn.transaction():
-        for row in await (await conn.execute(_sql.grantees)).fetchall():
-            found = await _granted(conn, row["role"])
-            await _take(conn, row["role"], found)
-            done += [f"revoked {_right(kind)} on {thing} from {row['role']}" for kind, thing in found]
-    return done
+        return [line for role in await _grantees(conn) for line in await _take(conn, role, await _granted(conn, role))]
+
+
+async def created(conn: Connection) -> list[str]:
+    """The roles that `create` made for this database, as far as the database knows."""
+    return [row["role"] for row in await (await conn.execute(_sql.created, {"comment": CREATED})).fetchall()]
 
 
 async def drop(conn: Connection, roles: Iterable[str]) -> list[str]:
@@ -159,12 +160,29 @@ async def _give(conn: Connection, role: str, kind: str, thing: str) -> None:
     await conn.execute(_sql.note_granted, {"role": role, "kind": kind, "object": thing})
 
 
-async def _take(conn: Connection, role: str, things: Iterable[tuple[str, str]]) -> None:
+async def _take(conn: Connection, role: str, things: Iterable[tuple[str, str]]) -> list[str]:
+    """Take back rights on the CPO's things, leaving those on single columns, which a REVOKE on the table takes along."""
+    done = []
     for kind, thing in things:
-        await conn.execute(_sql.forget_granted, {"role": role, "kind": kind, "object": thing})
-        if await (await conn.execute(_sql.is_there, {"role": role, "kind": kind, "object": thing})).fetchone() is not None:
-            statement = sql.SQL("REVOKE {} ON {} {} FROM {}")
-            await conn.execute(statement.format(sql.SQL(_right(kind)), sql.SQL(kind), sql.SQL(thing), sql.Identifier(role)))
+        noted = {"role": role, "kind": kind, "object": thing}
+        held = await (await conn.execute(_sql.held_by, noted)).fetchone()
+        if held is not None:
+            revoking = sql.SQL("REVOKE {} ON {} {} FROM {}")
+            name, to = sql.SQL(held["object"]), sql.Identifier(role)  # quoted by the database
+            await conn.execute(revoking.format(sql.SQL(_right(kind)), sql.SQL(kind), name, to))
+            if held["columns"]:
+                columns = sql.SQL(", ").join(map(sql.Identifier, held["columns"]))
+                await conn.execute(sql.SQL("GRANT SELECT ({}) ON TABLE {} TO {}").format(columns, name, to))
+            left = await (await conn.execute(_sql.held_by, noted)).fetchone()
+            stays = left is not None and left["granted"]
+            verb = f"{role} keeps {_right(kind)} on {held['object']}, by another grant: revoked ours" if stays else ""
+            done.append(verb or f"revoked {_right(kind)} on {held['object']} from {role}")
+        await conn.execute(_sql.forget_granted, noted)
+    return done
+
+
+async def _grantees(conn: Connection) -> list[str]:
+    return [row["role"] for row in await (await conn.execute(_sql.grantees)).fetchall()]
 
 
 def _right(kind: str) -> str:

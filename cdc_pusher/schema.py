@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, OID
 
 SCHEMA = "cdc_pusher"
 CHANNEL = "cdc_pusher"
@@ -258,7 +258,8 @@ granted = Table(
     metadata,
     Column("role", Text, nullable=False, comment="The role that was given the right"),
     Column("kind", Text, nullable=False, comment="'TABLE' or 'SCHEMA'"),
-    Column("object", Text, nullable=False, comment="The table (SELECT) or schema (USAGE) of the CPO, quoted"),
+    Column("object", Text, nullable=False, comment="The table (SELECT) or schema (USAGE) of the CPO, quoted, as it was called then"),
+    Column("object_id", OID, nullable=False, comment="The same by its oid, whatever it is called now"),
     PrimaryKeyConstraint("role", "kind", "object"),
     CheckConstraint("kind IN ('TABLE', 'SCHEMA')", name="kind_is_known"),
     comment="Rights on the CPO's things that cdc-pusher migrate has given; cdc-pusher uninstall takes back these and no others.",

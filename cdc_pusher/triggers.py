@@ -6,7 +6,7 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
 - Rows are compared with `*=` (by their bytes), which every type has and no search_path can change.
-- It only inserts; which stations a sub-select names is looked up by capture, after the commit.
+- It only inserts; which stations a sub-select or a function names is looked up by capture, after the commit, with the daemon's rights.
 - It waits for a lock of ours once in a transaction, for 10 ms. Whatever fails inside is caught, tried again with dynamic SQL, and if that
   fails counted in the sequence `missed`, which the daemon answers with a sweep.
 - NOTIFY is sent only while the daemon sleeps, the queue is not filling up, and no transaction can be prepared (PREPARE TRANSACTION refuses
@@ -138,7 +138,7 @@ def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Com
     """`SELECT` that yields what one row adds to the change log: the ids of its stations, or the columns that the sub-select may name.
 
     A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
-    not see what others have yet to commit.
+    not see what others have yet to commit. A function is not called here: it would run with the rights of the trigger's owner.
     """
     if not watch.is_deferred:
         return sql.SQL(
@@ -187,7 +187,8 @@ async def attach(conn: Connection, watches: Sequence[Watch], owner: str | None =
     for watch in watches:
         attachment = wanted(watch, await try_out(conn, watch))
         if await _drift(conn, attachment):
-            await _patiently(conn, attachment.table, _creation(attachment, owner))
+            needs = "the role needs TRIGGER on the table and CREATE on schema cdc_pusher"
+            await _patiently(conn, attachment.table, _creation(attachment, owner), needs=needs)
             done.append(f"attached to {attachment.table}")
     for table, name in await attached(conn):
         if name not in {watch.name for watch in watches}:
@@ -213,12 +214,16 @@ async def verify(conn: Connection, watches: Sequence[Watch]) -> list[str]:
 
 
 async def detach(conn: Connection, table: str, name: str) -> None:
-    """Remove one watch from a table (both quoted as in the catalogue); the CPO's writers wait for no longer than `LOCK_TIMEOUT_MS`."""
+    """Remove one watch from a table (quoted as in the catalogue), whatever its triggers are called by now.
+
+    The CPO's writers wait for no longer than `LOCK_TIMEOUT_MS`. Raises `CdcPusherError`.
+    """
+    rows = await (await conn.execute(_sql.triggers_of, {"table": table, "name": name})).fetchall()
     statements = [
-        *(sql.SQL("DROP TRIGGER IF EXISTS {} ON " + table).format(sql.Identifier(f"{name}_{kind}")) for kind in ("row", "truncate")),
+        *(sql.SQL("DROP TRIGGER IF EXISTS {} ON " + table).format(sql.Identifier(row["trigger"])) for row in rows),
         sql.SQL("DROP FUNCTION IF EXISTS cdc_pusher.{}()").format(sql.Identifier(name)),
     ]
-    await _patiently(conn, table, statements)
+    await _patiently(conn, table, statements, needs="only the owner of the table can drop a trigger")
 
 
 async def try_out(conn: Connection, watch: Watch) -> list[str]:
@@ -287,7 +292,7 @@ def _creation(attachment: Attachment, owner: str | None) -> list[sql.Composed]:
     ]
 
 
-async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Composed]) -> None:
+async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Composed], *, needs: str) -> None:
     """Run DDL on a table of the CPO in one transaction, once its lock is to be had at once.
 
     While we wait for a lock, the CPO's statements queue behind us. So a try waits for a millisecond, and only for a table that is never
@@ -304,7 +309,5 @@ async def _patiently(conn: Connection, table: str, statements: Sequence[sql.Comp
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             await asyncio.sleep(LOCK_PAUSE_S)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise CdcPusherError(
-                f"{table}: {one_line(error)}; the role needs TRIGGER on the table and CREATE on schema cdc_pusher"
-            ) from error
+            raise CdcPusherError(f"{table}: {one_line(error)}; {needs}") from error
     raise CdcPusherError(f"{table}: its lock was not to be had in {LOCK_TRIES} tries; is a long transaction writing to it?")

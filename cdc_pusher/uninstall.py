@@ -26,17 +26,19 @@ async def run(dsn: str, database: DatabaseSettings) -> list[str]:
         if not await _is_there(conn):
             return [f"the database has no schema {SCHEMA}", *await roles.drop(conn, _roles(database))]
         await _require_no_daemon(conn)
-        done = []
+        await asyncio.to_thread(migrate.remove, dsn, rehearse=True)
+        done, ours = [], list(_roles(database))
         for table, name in await triggers.attached(conn):
             await triggers.detach(conn, table, name)
             done.append(f"detached from {table}")
         await conn.execute(_sql.drop_leftover_functions)
         if await _has_grants(conn):
+            ours += [role for role in await roles.created(conn) if role not in ours]
             done += await roles.revoke(conn)
     await asyncio.to_thread(migrate.remove, dsn)
     done.append(f"dropped schema {SCHEMA}")
     async with await connect(dsn, "uninstall") as conn:
-        return [*done, *await roles.drop(conn, _roles(database))]
+        return [*done, *await roles.drop(conn, ours)]
 
 
 def _roles(database: DatabaseSettings) -> Sequence[str]:

@@ -224,6 +224,8 @@ async def test_what_somebody_has_built_on_our_schema_stops_the_uninstall_by_name
     run(cpo, "CREATE VIEW public.late AS SELECT * FROM cdc_pusher.outbox_problems")
     with pytest.raises(CdcPusherError, match=r"view (public\.)?late depends on view cdc_pusher\.outbox_problems"):
         await uninstall.run(cpo, settings(cpo).database)
+    async with await connect(cpo, "test") as conn:
+        assert await triggers.verify(conn, settings(cpo).source.watch) == [], "nothing was touched"
     run(cpo, "DROP VIEW public.late")
     assert "dropped schema cdc_pusher" in await uninstall.run(cpo, settings(cpo).database)
 
@@ -250,3 +252,55 @@ async def test_uninstall_that_was_interrupted_is_finished_by_another(cpo: str) -
 async def test_older_schema_is_uninstalled_too(cpo: str) -> None:
     await asyncio.to_thread(migrate.to, cpo, "0001")
     assert await uninstall.run(cpo, DatabaseSettings(dsn=cpo)) == ["dropped schema cdc_pusher"]
+
+
+async def test_rights_on_columns_that_the_role_had_before_stay(cpo: str, embedded_postgres: EmbeddedPostgres) -> None:
+    run(cpo, f'CREATE ROLE "{RUNTIME}" LOGIN', f'GRANT SELECT (id, name) ON station TO "{RUNTIME}"')
+    before = dump(embedded_postgres, cpo)
+    await install(cpo, settings(cpo))
+    await uninstall.run(cpo, settings(cpo).database)
+    assert dump(embedded_postgres, cpo) == before
+
+
+async def test_table_and_trigger_that_were_renamed_are_still_found(cpo: str, embedded_postgres: EmbeddedPostgres) -> None:
+    name = settings(cpo).source.watch[0].name
+    await install(cpo, settings(cpo))
+    run(cpo, f"ALTER TRIGGER {name}_row ON station RENAME TO renamed", "ALTER TABLE station RENAME TO old_station")
+    done = await uninstall.run(cpo, settings(cpo).database)
+    assert f"revoked SELECT on public.old_station from {RUNTIME}" in done
+    assert f"dropped role {RUNTIME}" in done
+    assert "cdc_pusher" not in dump(embedded_postgres, cpo)
+
+
+async def test_right_that_stays_by_another_grant_is_told(cpo: str) -> None:
+    await install(cpo, settings(cpo))
+    run(cpo, f'CREATE ROLE readers; GRANT SELECT ON station TO readers; GRANT readers TO "{RUNTIME}"')
+    try:
+        done = await uninstall.run(cpo, settings(cpo).database)
+        assert f"{RUNTIME} keeps SELECT on public.station, by another grant: revoked ours" in done
+    finally:
+        run(cpo, "DROP OWNED BY readers; DROP ROLE readers")
+
+
+async def test_roles_are_dropped_even_if_the_configuration_no_longer_names_them(cpo: str) -> None:
+    roles_before = role_names(cpo)
+    await install(cpo, settings(cpo))
+    await uninstall.run(cpo, DatabaseSettings(dsn=cpo))
+    assert role_names(cpo) == roles_before
+
+
+async def test_role_that_took_the_place_of_another_leaves_it_no_rights(cpo: str) -> None:
+    await install(cpo, settings(cpo))
+    renamed = settings(cpo).model_copy(update={"database": DatabaseSettings(dsn=cpo, owner_role=OWNER, runtime_role="second")})
+    try:
+        done = await install(cpo, renamed)
+        assert f"revoked SELECT on public.station from {RUNTIME}" in done
+    finally:
+        run(cpo, "DROP OWNED BY second", "DROP ROLE second")
+
+
+async def test_schema_of_the_cpo_with_our_name_is_left_alone(cpo: str) -> None:
+    run(cpo, "CREATE SCHEMA cdc_pusher", "CREATE TABLE cdc_pusher.theirs (id int)")
+    with pytest.raises(CdcPusherError, match="a schema cdc_pusher that is not ours"):
+        await install(cpo, settings(cpo).model_copy(update={"database": DatabaseSettings(dsn=cpo)}))
+    assert run(cpo, "SELECT count(*) FROM cdc_pusher.theirs") == [(0,)]

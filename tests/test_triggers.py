@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, Cpo, attach, run
 
-from cdc_pusher import migrate
+from cdc_pusher import migrate, triggers
 from cdc_pusher.config import Watch
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -118,9 +118,25 @@ async def test_station_column_whose_name_begins_with_select_is_no_sub_select(bar
 
 
 async def test_percent_signs_braces_and_quotes_in_an_expression_are_the_operators(bare: Cpo) -> None:
-    await attach(bare.dsn, Watch(table="public.connector", station="""replace(station_id, '%s{}$1', '$$') || '%' || '''"'"""))
+    await attach(bare.dsn, Watch(table="public.connector", station="""station_id || '%s{}$1' || '%' || '''"'"""))
     bare.run(CHARGE)
-    assert bare.recorded() == ["a%'\""]
+    assert bare.recorded() == ["a%s{}$1%'\""]
+
+
+@pytest.mark.parametrize("station", ["public.theirs(station_id)", '("theirs" (station_id))', "station_id OPERATOR(public.+) '1'"])
+async def test_function_of_the_cpo_is_never_called_with_the_rights_of_the_triggers_owner(bare: Cpo, station: str) -> None:
+    """It might be somebody's who may do less than the owner; capture calls it, with the daemon's rights in a read-only transaction."""
+    bare.run(
+        "CREATE TABLE called (who text)",
+        "CREATE FUNCTION theirs(id text) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO called VALUES (current_user); RETURN id; END'",
+        "CREATE FUNCTION theirs(a text, b text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN theirs(a); END'",
+        "CREATE OPERATOR public.+ (LEFTARG = text, RIGHTARG = text, FUNCTION = theirs)",
+    )
+    watch = Watch(table="public.connector", columns=("status",), station=station)
+    attachment = triggers.wanted(watch, ["id", "station_id", "status"])
+    assert "theirs" not in attachment.body
+    assert "+" not in attachment.body
+    assert "jsonb_build_object('station_id', NEW.\"station_id\")" in attachment.body
 
 
 async def test_partitioned_table_is_watched_with_all_its_partitions(bare: Cpo) -> None:

@@ -35,6 +35,10 @@ def main() -> None:
         _fail(f"the database said: {one_line(error)}", 1)
     except BrokenPipeError:
         sys.exit(1)
+    except UnicodeError as error:
+        _fail(f"not valid text: {one_line(error)}", 2)
+    except OSError as error:
+        _fail(one_line(error), 1)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

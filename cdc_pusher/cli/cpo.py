@@ -28,10 +28,12 @@ def export(config_file: ConfigFile = None, emp: EmpOption = None) -> None:
     settings = config.read(config_file)
     emps = emps_of(settings, [emp] if emp else None)
     if len(emps) != 1:
-        raise ConfigurationError(f"say for which EMP: --emp {' or --emp '.join(emps)}")
+        named = f"say for which EMP: --emp {' or --emp '.join(emps)}" if emps else "no EMP is configured: add a section [emp.NAME]"
+        raise ConfigurationError(named)
+    found = run(cpos.listing(settings, emps))
     writer = csv.writer(sys.stdout)
     writer.writerow(("internal identifier", "name", "cpo-id", "stations"))
-    writer.writerows((one.cpo, one.name, one.cpo_id, one.stations) for one in run(cpos.listing(settings, emps)) if one.stations)
+    writer.writerows((one.cpo, one.name, one.cpo_id, one.stations) for one in found if one.stations)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cdc_pusher import config, daemon, enqueue, logs, report, show, triggers
-from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, run
+from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, require_emp, run
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
@@ -28,6 +28,7 @@ def _daemon(config_file: ConfigFile = None) -> None:
 def status(config_file: ConfigFile = None, emp: EmpOption = None, as_json: Json = False) -> None:
     """Progress, lag and problems for each EMP."""
     settings = config.read(config_file)
+    require_emp(settings, emp)
 
     async def read() -> report.Row:
         async with await connect(settings.database.dsn, "status") as conn:
@@ -87,7 +88,7 @@ def outbox_list(
     state: Annotated[
         list[str] | None, typer.Option(metavar="STATE", help="pending, in_flight, delivered, held or rejected; may be repeated.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many rows.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most this many rows.")] = 100,
     as_json: Json = False,
 ) -> None:
     """What is in the outbox, problems first; without --state what is not delivered."""
@@ -95,6 +96,7 @@ def outbox_list(
     if unknown := sorted(set(state or ()) - set(known)):
         raise ConfigurationError(f"no such state: {', '.join(unknown)}; there is {', '.join(known)}")
     settings = config.read(config_file)
+    require_emp(settings, emp)
 
     async def read() -> list[report.Row]:
         async with await connect(settings.database.dsn, "outbox") as conn:
@@ -112,6 +114,7 @@ def outboxshow_report(
 ) -> None:
     """The story of one station or EVSE: what the EMP should have, what it has, and the last requests."""
     settings = config.read(config_file)
+    require_emp(settings, emp)
 
     async def read() -> report.Row:
         async with await connect(settings.database.dsn, "outbox") as conn:

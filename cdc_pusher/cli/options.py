@@ -50,3 +50,9 @@ def emps_of(settings: Settings, wanted: list[str] | None) -> list[str]:
     if unknown := sorted(set(emps) - settings.emp.keys()):
         raise ConfigurationError(f"no EMP {', '.join(unknown)} in the configuration; there is {', '.join(sorted(settings.emp)) or 'none'}")
     return emps
+
+
+def require_emp(settings: Settings, emp: str | None) -> None:
+    """Raise `ConfigurationError` if an EMP was asked for that the configuration does not have."""
+    if emp is not None:
+        emps_of(settings, [emp])

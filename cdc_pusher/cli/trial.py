@@ -15,7 +15,7 @@ app = typer.Typer()
 @app.command()
 def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8099,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8099,
     api_key: Annotated[str, typer.Option(envvar="CDC_PUSHER_SANDBOX_API_KEY", help="The key that it accepts.")] = "sandbox-key",
     partner_identifier: Annotated[str, typer.Option(help="The partner that it knows.")] = "sandbox-partner-0001",
     connectors_may_change: Annotated[bool, typer.Option(help="Allow the connectors of a known station to change.")] = False,

@@ -22,6 +22,10 @@ from cdc_pusher.init.catalogue import Table
 from cdc_pusher.init.guess import FILL_IN, Query, guess
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
+NOTHING = (
+    "no table looked like one of charging stations with connectors (the name of a station table says so and it has a primary key of one"
+    " column, a connector table refers to it)"
+)
 _CITRINEOS = {
     "ChargingStations": ("id", "isOnline", "locationId", "tenantId", "coordinates"),
     "Connectors": ("stationId", "evseId", "status", "type", "maximumPowerWatts", "maximumAmperage", "maximumVoltage", "powerType"),
@@ -98,11 +102,17 @@ def catalogue_name(schema: str) -> str:
 async def _guessed(conn: Connection, dsn: str, tables: Sequence[Table]) -> Proposal:
     draft = guess(tables)
     if draft is None:
-        missing = ["how to read the stations ([source]): no table looked like one of charging stations with connectors", *_of_emp([])]
+        missing = [f"how to read the stations ([source]): {NOTHING}", *_of_emp([])]
         hidden = [table.quoted for table in tables if not table.readable]
         if hidden:
             missing.insert(1, f"rights: our role may not read {', '.join(hidden[:10])}")
-        return Proposal(text=write.head(dsn, "", missing) + write.NO_GUESS + write.emp([]), recognised=None, missing=tuple(missing))
+        return Proposal(
+            text=write.head(dsn, "Nothing in the database looked like charging stations with connectors.", missing)
+            + write.NO_GUESS
+            + write.emp([]),
+            recognised=None,
+            missing=tuple(missing),
+        )
     stations, connectors = (f"SELECT {_selected(query)} FROM {query.source}" for query in (draft.stations, draft.connectors))
     cpos = await catalogue.words(conn, stations, "cpo")
     unknown = await _unknown(conn, connectors)

@@ -126,9 +126,10 @@ def _link(table: Table, target: Table) -> ForeignKey | None:
             return key
     if len(target.primary_key) != 1:
         return None
+    bound = {key.column for key in table.foreign_keys}
     called = {f"{names.words(target.name)} id", f"{names.words(target.name).split()[-1]} id"}
     for column in table.columns:
-        if names.words(column.name) in called and column.type == _type(target, target.primary_key[0]):
+        if column.name not in bound and names.words(column.name) in called and column.type == _type(target, target.primary_key[0]):
             return ForeignKey(column=column.name, schema=target.schema, table=target.name, target=target.primary_key[0])
     return None
 

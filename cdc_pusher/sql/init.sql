@@ -1,5 +1,6 @@
 -- name: tables
--- The CPO's tables and views with their columns and keys; partitions stand under their parent, extensions and we ourselves are left out.
+-- The CPO's tables and views with their columns and keys; partitions stand under their parent, extensions and we ourselves are left out,
+-- and so are virtual columns, which triggers cannot see.
 SELECT
     n.nspname AS schema,
     c.relname AS name,
@@ -16,6 +17,7 @@ SELECT
         WHERE a.attrelid = c.oid
           AND a.attnum > 0
           AND NOT a.attisdropped
+          AND a.attgenerated <> 'v'
         ORDER BY a.attnum
     ) AS columns,
     (

@@ -68,9 +68,13 @@ ORDER BY g.role
 
 -- name: note_granted
 -- Remember a right that we have granted.
-INSERT INTO cdc_pusher.granted (role, kind, object)
-VALUES (%(role)s, %(kind)s, %(object)s)
-ON CONFLICT DO NOTHING
+INSERT INTO cdc_pusher.granted (role, kind, object, object_id)
+SELECT %(role)s, %(kind)s, %(object)s, CASE %(kind)s
+    WHEN 'TABLE' THEN to_regclass(%(object)s)::oid
+    ELSE (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE format('%%I', n.nspname) = %(object)s)
+END
+ON CONFLICT (role, kind, object) DO UPDATE
+SET object_id = excluded.object_id
 
 -- name: forget_granted
 -- Forget a right that we take back.
@@ -79,15 +83,49 @@ WHERE role = %(role)s
   AND kind = %(kind)s
   AND object = %(object)s
 
--- name: is_there
--- Whether a thing that something was granted on still exists.
+-- name: held_by
+-- What a thing that something was granted on is called now, the columns that the role was granted beside it, and whether it still has the
+-- right that is to be taken back. Nothing if the thing or the role is gone.
 SELECT
+    CASE g.kind WHEN 'TABLE' THEN format('%%s.%%I', c.relnamespace::regnamespace, c.relname) ELSE format('%%I', n.nspname) END AS object,
+    ARRAY(
+        SELECT a.attname::text
+        FROM pg_catalog.pg_attribute AS a
+        CROSS JOIN LATERAL aclexplode(a.attacl) AS x
+        WHERE g.kind = 'TABLE'
+          AND a.attrelid = g.object_id
+          AND x.grantee = r.oid
+          AND x.privilege_type = 'SELECT'
+        ORDER BY a.attnum
+    ) AS columns,
+    CASE g.kind
+        WHEN 'TABLE' THEN has_table_privilege(r.oid, g.object_id, 'SELECT')
+        ELSE has_schema_privilege(r.oid, g.object_id, 'USAGE')
+    END AS granted
+FROM cdc_pusher.granted AS g
+JOIN pg_catalog.pg_roles AS r
+    ON r.rolname = g.role
+LEFT JOIN pg_catalog.pg_class AS c
+    ON g.kind = 'TABLE'
+   AND c.oid = g.object_id
+LEFT JOIN pg_catalog.pg_namespace AS n
+    ON g.kind = 'SCHEMA'
+   AND n.oid = g.object_id
+WHERE g.role = %(role)s
+  AND g.kind = %(kind)s
+  AND g.object = %(object)s
+  AND coalesce(c.oid, n.oid) IS NOT NULL
+
+-- name: created
+-- The roles that we have made and that own our schema or were granted something.
+SELECT r.rolname AS role
 FROM pg_catalog.pg_roles AS r
-WHERE r.rolname = %(role)s
-  AND CASE %(kind)s
-    WHEN 'TABLE' THEN to_regclass(%(object)s) IS NOT NULL
-    ELSE EXISTS (SELECT FROM pg_catalog.pg_namespace AS n WHERE format('%%I', n.nspname) = %(object)s)
-END
+WHERE shobj_description(r.oid, 'pg_authid') = %(comment)s
+  AND (
+      r.oid = (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'cdc_pusher')
+      OR r.rolname IN (SELECT role FROM cdc_pusher.granted)
+  )
+ORDER BY r.rolname
 
 -- name: strangers
 -- What in our schema belongs to another role than the owner, as statements that change that. What belongs to a table goes with it.
@@ -120,3 +158,8 @@ SELECT format('ALTER SCHEMA cdc_pusher OWNER TO %%I', %(owner)s::text)
 FROM pg_catalog.pg_namespace AS n
 WHERE n.nspname = 'cdc_pusher'
   AND pg_get_userbyid(n.nspowner) <> %(owner)s
+
+-- name: is_foreign
+-- Whether our schema has tables, but not the one that every version of ours has had.
+SELECT to_regclass('cdc_pusher.alembic_version') IS NULL
+    AND EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relnamespace = to_regnamespace('cdc_pusher'))

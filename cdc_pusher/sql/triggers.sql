@@ -59,3 +59,14 @@ JOIN pg_catalog.pg_namespace AS n
 WHERE p.pronamespace = to_regnamespace('cdc_pusher')
   AND t.tgparentid = 0
 ORDER BY 1, 2
+
+-- name: triggers_of
+-- The triggers of one watch, by whatever name.
+SELECT t.tgname AS trigger
+FROM pg_catalog.pg_trigger AS t
+JOIN pg_catalog.pg_proc AS p
+    ON p.oid = t.tgfoid
+WHERE t.tgrelid = to_regclass(%(table)s)
+  AND t.tgparentid = 0
+  AND p.pronamespace = to_regnamespace('cdc_pusher')
+  AND p.proname = %(name)s

@@ -35,13 +35,15 @@ CREATE TABLE cdc_pusher.granted (
     role TEXT NOT NULL,
     kind TEXT NOT NULL,
     object TEXT NOT NULL,
+    object_id OID NOT NULL,
     CONSTRAINT granted_pkey PRIMARY KEY (role, kind, object),
     CONSTRAINT granted_kind_is_known CHECK (kind IN ('TABLE', 'SCHEMA'))
 );
 COMMENT ON TABLE cdc_pusher.granted IS 'Rights on the CPO''s things that cdc-pusher migrate has given; cdc-pusher uninstall takes back these and no others.';
 COMMENT ON COLUMN cdc_pusher.granted.role IS 'The role that was given the right';
 COMMENT ON COLUMN cdc_pusher.granted.kind IS '''TABLE'' or ''SCHEMA''';
-COMMENT ON COLUMN cdc_pusher.granted.object IS 'The table (SELECT) or schema (USAGE) of the CPO, quoted';
+COMMENT ON COLUMN cdc_pusher.granted.object IS 'The table (SELECT) or schema (USAGE) of the CPO, quoted, as it was called then';
+COMMENT ON COLUMN cdc_pusher.granted.object_id IS 'The same by its oid, whatever it is called now';
 
 -- The daemon's role need not own our tables: what only their owner may do, these do for it.
 ALTER FUNCTION cdc_pusher.maintain_attempts SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
