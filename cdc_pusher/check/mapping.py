@@ -8,7 +8,7 @@ from psycopg import sql
 
 from cdc_pusher import source
 from cdc_pusher.check.explain import relations
-from cdc_pusher.check.finding import Finding, ok, problem
+from cdc_pusher.check.finding import Finding, ok, problem, warning
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import MappingError
@@ -47,6 +47,7 @@ async def check(conn: Connection, settings: SourceSettings) -> list[Finding]:
         else:
             found += _columns(name, {column: one.type.as_string(conn) for column, one in columns.items()})
             found += await _hidden_rows(conn, name, query)
+            found += await _unwatched(conn, name, query, [watch.table for watch in settings.watch])
     return found
 
 
@@ -93,13 +94,33 @@ async def _hidden_rows(conn: Connection, name: Query, query: str) -> list[Findin
         refusal = one_line(error)
     else:
         return []
+    read = await _relations(conn, query)
     async with conn.transaction():
-        plan = await (await conn.execute(explain, {})).fetchone()
-        assert plan is not None
-        read = sorted(relations(plan["QUERY PLAN"][0]["Plan"]))
-        rows = await (await conn.execute(_sql.relations, {"schemas": [s for s, _ in read], "relations": [r for _, r in read]})).fetchall()
+        rows = await (await conn.execute(_sql.relations, read)).fetchall()
     hiding = [row["name"] for row in rows if row["hides_rows"]]
     if not hiding:
         return []
     said = "row-level security hides rows from our role, and a station that is hidden is deleted at the EMPs: give it a policy USING (true)"
     return [problem(f"source.{name}", said, count=len(hiding), examples=[*hiding, refusal])]
+
+
+async def _unwatched(conn: Connection, name: Query, query: str, watched: list[str]) -> list[Finding]:
+    """Tables that the query reads, and whose changes no trigger tells of."""
+    read = await _relations(conn, query)
+    async with conn.transaction():
+        rows = await (await conn.execute(_sql.unwatched, {**read, "watched": watched})).fetchall()
+    tables = [row["name"] for row in rows]
+    if not tables:
+        return []
+    said = f"reads {', '.join(tables)}, which no watch covers: changes there are only found by the sweep"
+    return [warning(f"source.{name}", said, count=len(tables))]
+
+
+async def _relations(conn: Connection, query: str) -> dict[str, list[str]]:
+    """What the query reads in the end, behind views."""
+    explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) SELECT * FROM {} AS s").format(source.subquery(query))
+    async with conn.transaction():
+        row = await (await conn.execute(explain, {})).fetchone()
+    assert row is not None
+    read = sorted(relations(row["QUERY PLAN"][0]["Plan"]))
+    return {"schemas": [schema for schema, _ in read], "relations": [relation for _, relation in read]}

@@ -118,3 +118,24 @@ WHERE c.station_id IS NOT NULL
 GROUP BY c.station_id::text
 ORDER BY station_id
 LIMIT %(limit)s
+
+-- name: unwatched
+-- Those of these tables that no watch covers, itself or by the table that it is a partition of.
+SELECT DISTINCT format('%%I.%%I', n.nspname, coalesce(parent.relname, c.relname)) AS name
+FROM unnest(%(schemas)s::text[], %(relations)s::text[]) AS r (schema, relation)
+JOIN pg_catalog.pg_namespace AS n
+    ON n.nspname = r.schema
+JOIN pg_catalog.pg_class AS c
+    ON c.relnamespace = n.oid
+   AND c.relname = r.relation
+LEFT JOIN pg_catalog.pg_class AS parent
+    ON parent.oid = pg_partition_root(c.oid)
+WHERE c.relkind IN ('r', 'p')
+  AND n.nspname <> 'pg_catalog'
+  AND NOT EXISTS (
+      SELECT
+      FROM unnest(%(watched)s::text[]) AS w (name)
+      WHERE to_regclass(w.name) = c.oid
+         OR to_regclass(w.name) IN (SELECT relid FROM pg_partition_ancestors(c.oid))
+  )
+ORDER BY 1

@@ -5,7 +5,7 @@ FROM pg_catalog.pg_roles AS r
 WHERE r.rolname = %(role)s
 
 -- name: needed
--- What these views read directly, and the schemas of that and of the watched tables.
+-- What these views read directly, and the schemas of that, of functions that they call, and of the watched tables.
 WITH relation AS (
     SELECT DISTINCT c.relnamespace, format('%%I.%%I', n.nspname, c.relname) AS name
     FROM pg_catalog.pg_rewrite AS r
@@ -28,6 +28,17 @@ SELECT 'SCHEMA', format('%%I', n.nspname)
 FROM pg_catalog.pg_namespace AS n
 WHERE n.oid IN (SELECT relnamespace FROM relation)
    OR n.oid IN (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = ANY (%(watched)s::regclass[]))
+   OR n.oid IN (
+       SELECT p.pronamespace
+       FROM pg_catalog.pg_rewrite AS r
+       JOIN pg_catalog.pg_depend AS d
+           ON d.classid = 'pg_rewrite'::regclass
+          AND d.objid = r.oid
+          AND d.refclassid = 'pg_proc'::regclass
+       JOIN pg_catalog.pg_proc AS p
+           ON p.oid = d.refobjid
+       WHERE r.ev_class = ANY (%(views)s::regclass[])
+   )
 
 -- name: row_like
 -- The columns of a table as a row of NULLs.
