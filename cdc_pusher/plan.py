@@ -67,17 +67,22 @@ class Plan:
             (self.insert if row is None else self.update).append(decision)
 
 
+def _storable(text: str, limit: int) -> bool:
+    """Whether a text may stand in a table of ours; one with a NUL or half a surrogate pair can come out of a document."""
+    return 0 < len(text) <= limit and text.isprintable()
+
+
 def listed_evses(found: Station | Held | None) -> frozenset[str]:
     """The EVSE ids that the source lists for a station."""
     if not isinstance(found, Station):
         return frozenset()
-    return frozenset(c.evse_id for c in found.connectors if isinstance(c.evse_id, str) and 0 < len(c.evse_id) <= EVSE_ID_LIMIT)
+    return frozenset(c.evse_id for c in found.connectors if isinstance(c.evse_id, str) and _storable(c.evse_id, EVSE_ID_LIMIT))
 
 
 def listed_cpos(found: Station | Held | None) -> frozenset[str]:
     """The CPO's internal identifier of a station, if it has one that can be told."""
     cpo = str(found.cpo) if isinstance(found, Station) and found.cpo is not None else ""
-    return frozenset([cpo] if 0 < len(cpo) <= CPO_LIMIT else ())
+    return frozenset([cpo] if _storable(cpo, CPO_LIMIT) else ())
 
 
 def make(
@@ -183,7 +188,7 @@ class _Batch:
         if not found.connectors and self.receiver.connectors_changed == "send" and row is not None and row.maybe_at_emp:
             return None  # it has given its last connector away: no message can say so but its deletion
         statuses = oioi.encode_statuses(found)
-        self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if len(evse_id) <= EVSE_ID_LIMIT}
+        self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if _storable(evse_id, EVSE_ID_LIMIT)}
         shared = sorted(evse_id for evse_id in listed_evses(found) if len(self.listing[evse_id]) > 1)
         if shared:
             return Held(reason="; ".join(self._shared(evse_id) for evse_id in shared[:5]))

@@ -31,7 +31,7 @@ REQUIRED = {
 TEXT_LIMIT = 70_000  # characters of one text; more is never sent, and must not fill the memory
 
 # What one station's values can cause; anything else is the mapping's or the server's fault.
-_OF_THE_DATA = (psycopg.DataError, psycopg.errors.CardinalityViolation, ValueError, OverflowError, RecursionError)
+_OF_THE_DATA = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation, ValueError, OverflowError, RecursionError)
 
 
 class Column(NamedTuple):

@@ -75,6 +75,9 @@ EXCEPTION WHEN OTHERS THEN
             PERFORM set_config('cdc_pusher.locked', 'yes', true), nextval('cdc_pusher.missed');
             RETURN NULL;
         END IF;
+        IF TG_OP = 'TRUNCATE' THEN
+            PERFORM nextval('cdc_pusher.missed');
+        END IF;
         -- A plan that this session made before the table was altered fails for ever; dynamic SQL is planned anew.
         IF TG_OP IN ('UPDATE', 'DELETE') THEN
             EXECUTE {record} USING OLD;
