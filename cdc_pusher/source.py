@@ -116,7 +116,7 @@ class Source:
             async with _snapshot(self._conn):
                 query = affected_query(self._watches[watch])
                 found = await (await self._conn.execute(query, {"rows": Jsonb(list(rows)), "limit": limit + 1})).fetchall()
-        except _OF_THE_DATA as error:
+        except (*_OF_THE_DATA, psycopg.errors.QueryCanceled) as error:
             raise MappingError(f"source.watch {self._watches[watch].table}: {one_line(error)}") from error
         return [row["station_id"] for row in found] if len(found) <= limit else None
 
