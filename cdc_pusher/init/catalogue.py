@@ -16,7 +16,7 @@ _sql = queries("init")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column; `quoted` where its name has to be; `category` as in `pg_type.typcategory`: S text, N number, B boolean, E enum …"""
+    """A column; `quoted` where its name has to be; `type` beneath any domain; `category` as in `pg_type.typcategory`: S text, E enum …"""
 
     name: str
     quoted: str
@@ -71,11 +71,18 @@ async def tables(conn: Connection) -> list[Table]:
 
 
 async def words(conn: Connection, query: str, column: str) -> list[str]:
-    """The words of one column of a query, the most frequent of the first rows; none if the query cannot be run."""
-    asked = sql.SQL(_sql.words.decode()).format(query=subquery(query), column=sql.Identifier(column))  # one constant text
+    """The words of one column of a query: the labels of an enum, else the most frequent of the first rows; none if it cannot be run."""
+    probe, asked = (
+        sql.SQL(text.decode()).format(query=subquery(query), column=sql.Identifier(column))  # constant texts
+        for text in (_sql.probe, _sql.words)
+    )
     try:
         async with conn.transaction():
-            return [row["word"] for row in await (await conn.execute(asked, {})).fetchall()]
+            described = (await conn.execute(probe, {})).description
+            assert described is not None
+            labels = await (await conn.execute(_sql.labels, {"type": described[0].type_code})).fetchall()
+            rows = labels or await (await conn.execute(asked, {})).fetchall()
+            return [row["word"] for row in rows]
     except psycopg.Error:
         return []
 

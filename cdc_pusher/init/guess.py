@@ -8,28 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdc_pusher.init import names
+from cdc_pusher.init import items, names
 from cdc_pusher.init.catalogue import Column, ForeignKey, Table
+from cdc_pusher.init.items import FILL_IN, Item, is_point
 from cdc_pusher.source import REQUIRED
-
-FILL_IN = "FILL IN"
-
-# Number first ('12 bis Rue de Merville') or last ('Hauptstrasse 12a').
-_NUMBER = (
-    r"coalesce(substring({a} from '^\s*(\d+(?:\s*(?:bis|ter|[A-Za-z])(?=[\s,]))?)[\s,]'),"
-    r" substring({a} from '[\s,](\d+\s?[A-Za-z]?)\s*$'))"
-)
-_STREET = r"regexp_replace({a}, '^\s*\d+(\s*(bis|ter|[A-Za-z])(?=[\s,]))?[\s,]+|[\s,]+\d+\s?[A-Za-z]?\s*$', '')"
-_MISSING = {"is_open_24": "true", "latitude": "NULL::numeric", "longitude": "NULL::numeric", "speed_kw": "NULL::numeric"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One column of a query: its SQL, its name in the mapping, and what people should know of it."""
-
-    value: str
-    name: str
-    comment: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +82,7 @@ def guess(tables: Sequence[Table]) -> Draft | None:
 
 
 def _places(table: Table) -> list[Column]:
-    return [c for c in table.columns if names.rank(c.name, names.STATION_COLUMNS["latitude"]) is not None or _is_point(c)]
-
-
-def _is_point(column: Column) -> bool:
-    is_known = names.rank(column.name, names.POINTS) is not None
-    return is_known and (column.type in ("point", "jsonb", "json") or "geo" in column.type or column.type.endswith("point"))
+    return [c for c in table.columns if names.rank(c.name, names.STATION_COLUMNS["latitude"]) is not None or is_point(c)]
 
 
 def _path(connector: Table, station: Table, tables: Iterable[Table]) -> tuple[tuple[Table, ForeignKey], ...] | None:
@@ -129,13 +106,18 @@ def _link(table: Table, target: Table) -> ForeignKey | None:
     bound = {key.column for key in table.foreign_keys}
     called = {f"{names.words(target.name)} id", f"{names.words(target.name).split()[-1]} id"}
     for column in table.columns:
-        if column.name not in bound and names.words(column.name) in called and column.type == _type(target, target.primary_key[0]):
+        if column.name not in bound and names.words(column.name) in called and _comparable(column, _column(target, target.primary_key[0])):
             return ForeignKey(column=column.name, schema=target.schema, table=target.name, target=target.primary_key[0])
     return None
 
 
-def _type(table: Table, name: str) -> str:
-    return next(column.type for column in table.columns if column.name == name)
+def _comparable(one: Column, other: Column) -> bool:
+    """Whether Postgres compares them as they are: integers of any size, texts of any kind, else the same type."""
+    return one.type == other.type or (one.category == other.category and one.category in "SN")
+
+
+def _column(table: Table, name: str) -> Column:
+    return next(column for column in table.columns if column.name == name)
 
 
 class _Builder:
@@ -145,8 +127,9 @@ class _Builder:
         self.station = _Read(table=station, alias="s")
         self.connector = _Read(table=path[0][0], alias="c")
         self.path = path
+        self.key = path[-1][1].target  # what the connectors refer to, which need not be the primary key
         self.evse = self._evse(tables)
-        self.place = self._place(tables)
+        self.places = self._places(tables)
 
     def _evse(self, tables: Sequence[Table]) -> tuple[_Read, ForeignKey] | None:
         """The table between connector and station, or beside them, which carries EVSE ids."""
@@ -161,54 +144,55 @@ class _Builder:
                     return _Read(table=table, alias="e"), link
         return None
 
-    def _place(self, tables: Sequence[Table]) -> tuple[_Read, ForeignKey] | None:
-        """The table that the station refers to for its address."""
-        for table in tables:
-            if table is self.station.table or names.rank(table.name, names.PLACE_TABLES) is None:
-                continue
-            if (link := _link(self.station.table, table)) is not None:
-                return _Read(table=table, alias="l"), link
-        return None
+    def _places(self, tables: Sequence[Table]) -> list[tuple[_Read, ForeignKey]]:
+        """The tables that the station refers to for its address or its position, the likeliest first."""
+        ranked = [
+            (rank, table.key, table, link)
+            for table in tables
+            if table is not self.station.table and (rank := names.rank(table.name, names.PLACE_TABLES)) is not None
+            if (link := _link(self.station.table, table)) is not None
+        ]
+        ranked.sort(key=lambda one: one[:2])
+        return [(_Read(table=table, alias=f"l{n or ''}"), link) for n, (_, _, table, link) in enumerate(ranked)]
 
     def draft(self, others: tuple[str, ...]) -> Draft:
         stations, connectors = self._stations(), self._connectors()
         return Draft(stations=stations, connectors=connectors, watches=tuple(self._watches()), others=others)
 
     def _reads(self) -> list[_Read]:
-        return [self.station, *([self.place[0]] if self.place else [])]
+        return [self.station, *(place for place, _ in self.places)]
 
     # ── stations ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _stations(self) -> Query:
-        key = self.station.table.primary_key[0]
-        items = [Item(value=self.station.column(key), name="station_id", comment=f"the primary key of {self.station.table.quoted}")]
+        what = "the primary key of" if (self.key,) == self.station.table.primary_key else "what connectors refer to in"
+        selected = [Item(value=self.station.column(self.key), name="station_id", comment=f"{what} {self.station.table.quoted}")]
         for name, synonyms in names.STATION_COLUMNS.items():
             item = self._plain(name, synonyms) or self._special(name)
             if item is not None:
-                items.append(item)
+                selected.append(item)
             elif name in REQUIRED["stations"]:
-                items.append(_to_fill_in(name))
+                selected.append(items.to_fill_in(name))
+        self.places = [(place, link) for place, link in self.places if place.used]
         source = self.station.as_from
-        if self.place is not None:
-            place, key_to = self.place
-            source += f"\nLEFT JOIN {place.as_from} ON {place.column(key_to.target)} = {self.station.column(key_to.column)}"
-        return Query(items=tuple(items), source=source)
+        for place, link in self.places:
+            source += f"\nLEFT JOIN {place.as_from} ON {place.column(link.target)} = {self.station.column(link.column)}"
+        return Query(items=tuple(selected), source=source)
 
     def _plain(self, name: str, synonyms: Sequence[str]) -> Item | None:
-        wanted = "B" if name.startswith("is_") else "N" if name in ("latitude", "longitude", "floor_level", "total_parking") else ""
         for read in self._reads():
-            if (column := _find(read.table, synonyms, wanted)) is not None:
-                return Item(value=read.column(column.name), name=name, comment=f"guessed: {read.table.quoted}")
+            for wanted in _categories(name):
+                if (column := _find(read.table, synonyms, wanted)) is not None:
+                    return items.of_column(name, read.column(column.name), column, f"guessed: {read.table.quoted}")
         return None
 
     def _special(self, name: str) -> Item | None:
         for read in self._reads():
             for column in read.table.columns:
-                if name in ("latitude", "longitude") and _is_point(column):
-                    return Item(value=_of_point(read.column(column.name), column.type, name), name=name, comment="guessed: a point")
+                if name in ("latitude", "longitude") and is_point(column):
+                    return items.of_point(name, read.column(column.name), column.type)
                 if name in ("street", "street_number") and column.category == "S" and names.rank(column.name, names.ADDRESSES) is not None:
-                    pattern = _STREET if name == "street" else _NUMBER
-                    return Item(value=pattern.format(a=read.column(column.name)), name=name, comment="guessed: a part of the address")
+                    return items.of_address(name, read.column(column.name))
         return None
 
     # ── connectors ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,15 +204,15 @@ class _Builder:
             evse, to_evse = self.evse
             source += f"\nLEFT JOIN {evse.as_from} ON {evse.column(to_evse.target)} = {read.column(to_evse.column)}"
         owner = self.evse[0] if self.evse is not None and len(self.path) == 2 else read
-        items = [Item(value=owner.column(link.column), name="station_id", comment=f"refers to {self.station.table.quoted}")]
+        selected = [Item(value=owner.column(link.column), name="station_id", comment=f"refers to {self.station.table.quoted}")]
         for name, synonyms in names.CONNECTOR_COLUMNS.items():
-            items.append(self._of_connector(name, synonyms, "S" if name == "evse_id" else "") or _to_fill_in(name))
-        items.append(self._speed() or _to_fill_in("speed_kw"))
-        return Query(items=tuple(items), source=source)
+            selected.append(self._of_connector(name, synonyms, "S" if name == "evse_id" else "SNEB") or items.to_fill_in(name))
+        selected.append(self._speed() or items.to_fill_in("speed_kw"))
+        return Query(items=tuple(selected), source=source)
 
-    def _of_connector(self, name: str, synonyms: Sequence[str], category: str) -> Item | None:
+    def _of_connector(self, name: str, synonyms: Sequence[str], wanted: str) -> Item | None:
         for read in [self.connector, *([self.evse[0]] if self.evse else [])]:
-            if (column := _find(read.table, synonyms, category)) is not None:
+            if (column := _find(read.table, synonyms, wanted)) is not None:
                 return Item(value=read.column(column.name), name=name, comment=f"guessed: {read.table.quoted}")
         return None
 
@@ -241,7 +225,7 @@ class _Builder:
     # ── watches ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _watches(self) -> Iterable[Watched]:
-        station, key = self.station.table, self.station.table.primary_key[0]
+        station, key = self.station.table, self.key
         yield _watched(self.station, station.quote(key))
         last_read, last = (self.evse[0] if self.evse and len(self.path) == 2 else self.connector), self.path[-1][1]
         if len(self.path) == 2 and self.evse is not None:
@@ -256,35 +240,29 @@ class _Builder:
             yield _watched(self.connector, self.connector.table.quote(last.column))
         if self.evse is not None and (link_to_station := _link(self.evse[0].table, station)) is not None:
             yield _watched(self.evse[0], self.evse[0].table.quote(link_to_station.column), also=link_to_station.column)
-        if self.place is not None:
-            place, key_to = self.place
+        for place, to_place in self.places:
             a = _alias("s", place.table)
             yield _watched(
                 place,
                 f"SELECT {a}.{station.quote(key)} FROM {station.quoted} AS {a}"
-                f" WHERE {a}.{station.quote(key_to.column)} = {place.table.row_name}.{place.table.quote(key_to.target)}",
+                f" WHERE {a}.{station.quote(to_place.column)} = {place.table.row_name}.{place.table.quote(to_place.target)}",
             )
 
 
-def _find(table: Table, synonyms: Sequence[str], category: str) -> Column | None:
-    """The column that is called by the best synonym, and is of this category of types, if one is named."""
+def _categories(name: str) -> tuple[str, ...]:
+    """The categories of types that a column of `stations` may have, the best first; U stands for uuid alone."""
+    if name in ("latitude", "longitude"):
+        return ("N", "S")
+    if name.startswith("is_"):
+        return ("B",)
+    return {"floor_level": ("N",), "total_parking": ("N",), "country": ("SE",), "cpo": ("SNEU",)}.get(name, ("SNEB",))
+
+
+def _find(table: Table, synonyms: Sequence[str], wanted: str) -> Column | None:
+    """The column that is called by the best synonym and is of one of these categories of types."""
     known = [(place, c) for c in table.columns if (place := names.rank(c.name, synonyms)) is not None]
-    known = [(place, c) for place, c in known if (c.category == category if category else not _is_point(c) and c.category in "SNEB")]
+    known = [(place, c) for place, c in known if c.category in wanted and (c.category != "U" or c.type == "uuid")]
     return min(known, key=lambda one: one[0])[1] if known else None
-
-
-def _of_point(value: str, type_name: str, name: str) -> str:
-    """PostGIS and Postgres have points as (longitude, latitude)."""
-    if type_name in ("jsonb", "json"):
-        return f"({value} ->> '{name}')::double precision"
-    if type_name == "point":
-        return f"({value})[{1 if name == 'latitude' else 0}]"
-    return f"ST_{'Y' if name == 'latitude' else 'X'}({value}::geometry)"
-
-
-def _to_fill_in(name: str) -> Item:
-    said = "assumed" if name == "is_open_24" else "no column was found"
-    return Item(value=_MISSING.get(name, "NULL::text"), name=name, comment=f"{FILL_IN}: {said}")
 
 
 def _alias(alias: str, table: Table) -> str:

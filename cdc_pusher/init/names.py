@@ -54,7 +54,8 @@ POWER_W = ("power w", "max power w", "power watt", "max power watt", "maximum po
 POINTS = ("coordinate", "coordinates", "position", "location", "geo location", "geolocation", "geom", "geometry", "point", "geo", "gps")
 ADDRESSES = ("address", "address line 1", "address 1", "address line", "street address", "full address", "adresse")
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\dA-Z_]+|\d+")
+_PLURAL_OF_CAPITALS = re.compile(r"(?<=[A-Z]{2})s(?![a-z])")  # EVSEs
 
 
 def words(name: str) -> str:
@@ -62,13 +63,17 @@ def words(name: str) -> str:
 
     >>> words("ChargingStations"), words("EVSE_ID"), words("evseID"), words("addressLine1"), words("address")
     ('charging station', 'evse id', 'evse id', 'address line 1', 'address')
+    >>> words("addresses"), words("charge_boxes"), words("EVSEs"), words("Stra\N{LATIN SMALL LETTER SHARP S}e"), words("statuses")
+    ('address', 'charge box', 'evse', 'strasse', 'status')
     """
-    return " ".join(_singular(word.lower()) for word in _WORD.findall(name))
+    return " ".join(_singular(word.casefold()) for word in _WORD.findall(_PLURAL_OF_CAPITALS.sub("", name)))
 
 
 def _singular(word: str) -> str:
     if word.endswith("ies"):
         return f"{word[:-3]}y"
+    if word.endswith(("sses", "xes", "ches", "tuses")):
+        return word[:-2]
     return word[:-1] if word.endswith("s") and len(word) > 3 and not word.endswith(("ss", "us", "is")) else word
 
 
@@ -80,3 +85,8 @@ def rank(name: str, known: Sequence[str]) -> int | None:
     """
     called = words(name)
     return known.index(called) if called in known else None
+
+
+def is_known(table: str) -> bool:
+    """Whether a table of this name might be one that the mapping reads."""
+    return any(rank(table, known) is not None for known in (STATION_TABLES, CONNECTOR_TABLES, EVSE_TABLES, PLACE_TABLES))

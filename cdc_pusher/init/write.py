@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from cdc_pusher.init.guess import FILL_IN, Draft, Query, Watched
+from cdc_pusher.init.guess import Draft, Query, Watched
+from cdc_pusher.init.items import FILL_IN
 
 Words = Mapping[str, Sequence[str]]
 """By table of `[source]` (`statuses`, `connector_types`), the CPO's words that nobody knows."""
@@ -47,10 +48,13 @@ CPOS = 20  # that are listed
 
 def head(dsn: str, recognised: str, missing: Sequence[str]) -> str:
     """The beginning: what was recognised, what is to be filled in, and the database."""
-    listed = "".join(f"#   - {line}\n" for line in missing)
-    return HEAD.format(
-        recognised=recognised, missing=f"# To be filled in (search for {FILL_IN}):\n{listed}" if missing else "", dsn=quoted(dsn)
-    )
+    filled_in = f"# To be filled in (search for {FILL_IN}):\n{listed(missing)}" if missing else ""
+    return HEAD.format(recognised=recognised, missing=filled_in, dsn=quoted(dsn))
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Comments, a line each, whatever names are in them."""
+    return "".join(f"#   - {comment(line)}\n" for line in lines)
 
 
 def emp(cpos: Sequence[str]) -> str:
@@ -68,13 +72,19 @@ def source(draft: Draft, unknown: Words) -> str:
     """`[source]` with all that was guessed."""
     lines = ["", "# ── how to read the stations " + "─" * 91, "", "[source]"]
     lines += [f"# These might be meant as well: {comment(', '.join(draft.others))}"] if draft.others else []
-    lines += ["stations = " + _multiline(_query(draft.stations)), "connectors = " + _multiline(_query(draft.connectors))]
+    lines += ["stations = " + multiline(_query(draft.stations)), "connectors = " + multiline(_query(draft.connectors))]
     for watch in draft.watches:
         lines += ["", *_watch(watch)]
+    return "\n".join(lines) + "\n" + maps(unknown)
+
+
+def maps(unknown: Words) -> str:
+    """Value maps for words that nobody knows; nothing if there are none."""
+    lines: list[str] = []
     for name, words in unknown.items():
         if words:
             lines += ["", f"[source.{name}]   # {FILL_IN}: words that OIOI does not know", *(f'# {quoted(word)} = "…"' for word in words)]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _query(query: Query) -> str:
@@ -89,7 +99,7 @@ def _watch(watch: Watched) -> list[str]:
     return ["[[source.watch]]", f"table = {string(watch.table)}", columns, f"station = {string(watch.station)}"]
 
 
-def _multiline(text: str) -> str:
+def multiline(text: str) -> str:
     """A multi-line TOML string: literal where that is possible, so that people can read it."""
     if "'''" in text or any(ord(c) < 32 and c != "\n" for c in text) or "\x7f" in text:
         return quoted(text)

@@ -1,6 +1,6 @@
 -- name: tables
 -- The CPO's tables and views with their columns and keys; partitions stand under their parent, extensions and we ourselves are left out,
--- and so are virtual columns, which triggers cannot see.
+-- and so are virtual columns, which triggers cannot see. The type of a column is that beneath a domain.
 SELECT
     n.nspname AS schema,
     c.relname AS name,
@@ -10,7 +10,12 @@ SELECT
     greatest(c.reltuples, 0)::bigint AS rows,
     has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable,
     ARRAY(
-        SELECT jsonb_build_object('name', a.attname, 'quoted', quote_ident(a.attname), 'type', format_type(a.atttypid, -1), 'category', t.typcategory)
+        SELECT jsonb_build_object(
+            'name', a.attname,
+            'quoted', quote_ident(a.attname),
+            'type', format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1),
+            'category', t.typcategory
+        )
         FROM pg_catalog.pg_attribute AS a
         JOIN pg_catalog.pg_type AS t
             ON t.oid = a.atttypid
@@ -70,6 +75,19 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm')
         AND d.deptype = 'e'
   )
 ORDER BY n.nspname, c.relname
+
+-- name: probe
+-- A query's column, for its type.
+SELECT {column}
+FROM {query} AS q
+LIMIT 0
+
+-- name: labels
+-- The words that an enum has.
+SELECT e.enumlabel::text AS word
+FROM pg_catalog.pg_enum AS e
+WHERE e.enumtypid = %(type)s::oid
+ORDER BY e.enumsortorder
 
 -- name: words
 -- The words among the first rows of a query's column, the most frequent first.
