@@ -93,16 +93,21 @@ def dsn(embedded_postgres: EmbeddedPostgres, postgresql_noproc: NoopExecutor) ->
 
 
 @pytest.fixture
-def bare(either_postgres: EmbeddedPostgres) -> Iterator[Cpo]:
-    """The CPO's tables and our schema in a fresh database, no trigger yet."""
+def either_dsn(either_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The connection string of a fresh, empty database on either server."""
     run(either_postgres.dsn(), "CREATE DATABASE cpo")
-    dsn = either_postgres.dsn("cpo")
-    run(dsn, TABLES)
-    migrate.to(dsn)
-    cpo = Cpo(dsn)
+    yield either_postgres.dsn("cpo")
+    run(either_postgres.dsn(), "DROP DATABASE cpo WITH (FORCE)")
+
+
+@pytest.fixture
+def bare(either_dsn: str) -> Iterator[Cpo]:
+    """The CPO's tables and our schema in a fresh database, no trigger yet."""
+    run(either_dsn, TABLES)
+    migrate.to(either_dsn)
+    cpo = Cpo(either_dsn)
     yield cpo
     cpo.close()
-    run(either_postgres.dsn(), "DROP DATABASE cpo WITH (FORCE)")
 
 
 @pytest.fixture

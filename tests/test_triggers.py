@@ -166,9 +166,9 @@ async def test_notification_is_sent_only_while_the_daemon_sleeps(cpo: Cpo) -> No
     assert cpo.notified("UPDATE station SET name = 'x'") == 0
 
 
-async def test_transaction_that_wrote_can_be_prepared() -> None:
+async def test_transaction_that_wrote_can_be_prepared(either_postgres: EmbeddedPostgres) -> None:
     settings = {"fsync": "off", "max_prepared_transactions": "2"}
-    with EmbeddedPostgres(settings=settings) as server:
+    with EmbeddedPostgres(settings=settings, binaries=either_postgres.bin) as server:
         dsn = server.dsn()
         run(dsn, TABLES)
         migrate.to(dsn)
@@ -180,3 +180,5 @@ async def test_transaction_that_wrote_can_be_prepared() -> None:
             assert cpo.recorded() == []
             cpo.run("COMMIT PREPARED 'two'")
             assert (cpo.recorded(), cpo.missed()) == (["a"], 0)
+            cpo.run("BEGIN", "TRUNCATE connector", "PREPARE TRANSACTION 'two'", "ROLLBACK PREPARED 'two'")
+            assert (cpo.recorded(), cpo.missed()) == ([], 0)

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, Cpo, attach, run
+from psycopg import sql
 
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import Watch
@@ -240,8 +241,8 @@ async def test_lock_is_asked_for_briefly(bare: Cpo, monkeypatch: pytest.MonkeyPa
         execute = conn.execute
 
         async def watched(query: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(query, bytes) and b"lock_timeout" in query:
-                seen.append(query.decode())
+            if isinstance(query, sql.Composed) and (text := query.as_string()).startswith("SET LOCAL lock_timeout"):
+                seen.append(text.partition(";")[0])
             return await execute(query, *args, **kwargs)
 
         monkeypatch.setattr(conn, "execute", watched)
