@@ -106,8 +106,8 @@ async def _plans(
     evses = await outbox.evses(conn, names, stations, listed)
     known = sorted({*listed, *(e.evse_id for found in evses.values() for e in found)})
     entries = await outbox.entries(conn, names, stations, known)
-    confirmed = await outbox.confirmed_cpos(conn, names, cpos)
-    return [plan.make(emps[name], occasions[name], reading, entries[name], evses[name], confirmed[name]) for name in names]
+    told = await outbox.known_cpos(conn, names, cpos)
+    return [plan.make(emps[name], occasions[name], reading, entries[name], evses[name], told[name]) for name in names]
 
 
 async def _healed(conn: Connection, plans: Iterable[Plan]) -> Mapping[str, frozenset[str]]:

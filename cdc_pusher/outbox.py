@@ -121,11 +121,11 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "acknowledged"}
 
 
-async def confirmed_cpos(conn: Connection, emps: Sequence[str], cpos: Sequence[str]) -> dict[str, dict[str, bool]]:
-    """By EMP, those of these CPOs that are known for it, and whether they are confirmed."""
-    found: dict[str, dict[str, bool]] = {emp: {} for emp in emps}
+async def known_cpos(conn: Connection, emps: Sequence[str], cpos: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """By EMP, those of these CPOs that are known for it, and the cpo-id that it was told (None: it has not been)."""
+    found: dict[str, dict[str, str | None]] = {emp: {} for emp in emps}
     for row in await (await conn.execute(_capture.cpos, {"emps": list(emps), "cpos": list(cpos)})).fetchall():
-        found[row["emp"]][row["cpo"]] = row["confirmed"]
+        found[row["emp"]][row["cpo"]] = row["told"]
     return found
 
 

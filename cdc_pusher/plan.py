@@ -91,20 +91,20 @@ def make(
     reading: Reading,
     entries: Iterable[Entry],
     evses: Iterable[Evse],
-    cpos: Mapping[str, bool],
+    cpos: Mapping[str, str | None],
 ) -> Plan:
     """What to write for one EMP after the stations in `occasions` were read again.
 
     `entries` and `evses` hold every row of these stations and of the EVSEs they list; `cpos` the CPOs of
-    these stations that are known for the EMP, and whether it was told of them.
+    these stations that are known for the EMP, and the cpo-id that it was told.
     """
     return _Batch(receiver, occasions, reading, list(entries), list(evses), cpos).plan()
 
 
-def encoded(found: Station, receiver: Receiver, cpos: Mapping[str, bool]) -> Payload | Held:
-    """The station as this EMP is to be sent it; `cpos`: the CPOs that are known for it, and whether it was told of them."""
+def encoded(found: Station, receiver: Receiver, cpos: Mapping[str, str | None]) -> Payload | Held:
+    """The station as this EMP is to be sent it; `cpos`: the CPOs that are known for it, and the cpo-id that it was told."""
     cpo = str(found.cpo)
-    return oioi.encode_station(found, cpo_id=receiver.cpos.get(cpo), confirmed=cpos.get(cpo, False))
+    return oioi.encode_station(found, cpo_id=receiver.cpos.get(cpo), confirmed=cpos.get(cpo) == receiver.cpos.get(cpo))
 
 
 class _Batch:
@@ -115,7 +115,7 @@ class _Batch:
         reading: Reading,
         entries: list[Entry],
         evses: list[Evse],
-        cpos: Mapping[str, bool],
+        cpos: Mapping[str, str | None],
     ) -> None:
         self.receiver, self.occasions, self.reading, self.evses, self.cpos = receiver, occasions, reading, evses, cpos
         self.rows = {(e.kind, e.key): e for e in entries}

@@ -96,6 +96,20 @@ async def test_another_cpo_id_has_to_be_confirmed_again(cpo: Rig) -> None:
         assert (await confirmed(cpo))["8ps", "-"] is False
 
 
+async def test_daemon_with_the_old_cpo_id_does_not_take_the_confirmation_of_another(cpo: Rig) -> None:
+    """The operator mends the configuration and confirms before starting the daemon again."""
+    async with hand(cpo.dsn, confirm_cpos="manual", cpos={"8ps": "DE*TYP"}) as old:
+        await old.capture()
+        corrected = registered(old, cpos={"8ps": "DE*8PS"})
+        assert await enqueue.confirm_cpos(corrected.conn, corrected.settings, "a", ["8ps"]) == ["8ps"]
+        await old.capture()
+        assert (await reasons(cpo))["s1"] == UNCONFIRMED
+        assert await old.deliver() == []
+        await enqueue.register(corrected.conn, corrected.settings)
+        await corrected.capture()
+        assert "s1" in await corrected.deliver()
+
+
 async def test_listing_counts_what_the_mapping_says_and_names_what_the_configuration_has_for_nothing(cpo: Rig) -> None:
     named = SourceSettings().stations.replace("SELECT ", "SELECT 'CPO ' || cpo AS cpo_name, ", 1)
     async with hand(

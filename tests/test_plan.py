@@ -74,7 +74,7 @@ class Outbox:
         ]
         entries = [r for r in self.rows.values() if r.station_id in stations or (r.kind == "status" and r.key in concerned)]
         receiver = Receiver(name="e", connectors_changed=self.connectors_changed, cpos=self.cpos)
-        made = plan.make(receiver, dict.fromkeys(stations, occasion), reading, entries, evses, dict.fromkeys(self.cpos, True))
+        made = plan.make(receiver, dict.fromkeys(stations, occasion), reading, entries, evses, dict(self.cpos))
         self._write(made)
         return made
 

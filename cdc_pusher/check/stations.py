@@ -58,7 +58,7 @@ class Survey:
     def __init__(self, receivers: Mapping[tuple[str, ...], Receiver], limit: int | None) -> None:
         self._receivers = receivers
         self._limit = limit
-        self._confirmed = {emps: dict.fromkeys(receiver.cpos, True) for emps, receiver in receivers.items()}
+        self._confirmed = {emps: dict(receiver.cpos) for emps, receiver in receivers.items()}
         self._faults = {emps: Faults(limit) for emps in receivers}
         self._statuses = Faults(limit)
         self._words = {"statuses": Words(), "connector_types": Words()}

@@ -196,8 +196,8 @@ FROM unnest(%(emps)s::text[], %(cpos)s::text[]) AS r (emp, cpo)
 ON CONFLICT (emp, cpo) DO NOTHING
 
 -- name: cpos
--- Those of these CPOs that are known for the EMPs, and whether they are confirmed.
-SELECT emp, cpo, confirmed_at IS NOT NULL AS confirmed
+-- Those of these CPOs that are known for the EMPs, and the cpo-id that each EMP was told, if any.
+SELECT emp, cpo, CASE WHEN confirmed_at IS NOT NULL THEN cpo_id END AS told
 FROM cdc_pusher.cpo
 WHERE emp = ANY (%(emps)s)
   AND cpo = ANY (%(cpos)s)
