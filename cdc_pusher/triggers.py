@@ -30,6 +30,7 @@ from cdc_pusher.sql import queries
 
 _sql = queries("triggers")
 
+MOST_PAIRS = 50  # names and values of one call: a function of Postgres takes 100 arguments
 LOCK_TIMEOUT_MS = 20  # the CPO's statements queue behind our wait for a table's lock for no longer than this
 LOCK_TRIES = 150
 LOCK_PAUSE_S = 0.2
@@ -154,15 +155,17 @@ def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Com
             "SELECT DISTINCT a.station_id::text FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL (SELECT ({})) AS a (station_id)"
             " WHERE a.station_id IS NOT NULL"
         ).format(sql.SQL(row), sql.Identifier(watch.alias), sql.SQL(watch.station))  # NEW or OLD; the operator's SQL
-    content = sql.SQL(", ").join(
+    pairs = [
         sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column))
         for column in _named_columns(watch, table_columns)
-    )
-    return sql.SQL("SELECT {}::text, jsonb_build_object({})").format(sql.Literal(watch.name), content)
+    ]
+    parts = [pairs[start : start + MOST_PAIRS] for start in range(0, len(pairs), MOST_PAIRS)] or [[]]
+    objects = (sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(part)) for part in parts)
+    return sql.SQL("SELECT {}::text, {}").format(sql.Literal(watch.name), sql.SQL(" || ").join(objects))
 
 
 def _named_columns(watch: Watch, table_columns: Collection[str]) -> Iterator[str]:
-    """The columns whose names occur in a sub-select; all of them, if it may name the row as a whole.
+    """The columns whose names occur in `station`; all of them, if it may name the row as a whole.
 
     >>> watch = Watch(table="public.place", station='SELECT s.id FROM public.station AS s WHERE s.place = place.ID AND "Näme" = 1')
     >>> list(_named_columns(watch, ["id", "Näme", "note"]))
@@ -212,14 +215,21 @@ async def attached(conn: Connection) -> list[tuple[str, str]]:
 
 
 async def verify(conn: Connection, watches: Sequence[Watch]) -> list[str]:
-    """What is wrong with the triggers, in words; empty when every watch is attached as configured."""
-    found = []
-    for watch in watches:
-        table = await (await conn.execute(_sql.table, {"table": watch.table, "columns": list(watch.columns or ())})).fetchone()
-        drift = await _drift(conn, wanted(watch, table["columns"])) if table else "there is no such table"
-        if drift:
-            found.append(f"{watch.table}: {drift}")
-    return found
+    """What is wrong with the triggers, in words; empty when every watch is attached as configured, and nothing else of ours."""
+    found = [f"{watch.table}: {wrong}" for watch in watches if (wrong := await drift(conn, watch))]
+    return found + await leftovers(conn, watches)
+
+
+async def drift(conn: Connection, watch: Watch) -> str | None:
+    """How one watch differs in the database from what is configured, in words."""
+    table = await (await conn.execute(_sql.table, {"table": watch.table})).fetchone()
+    return await _drift(conn, wanted(watch, table["columns"])) if table else "there is no such table"
+
+
+async def leftovers(conn: Connection, watches: Sequence[Watch]) -> list[str]:
+    """Triggers of watches that the configuration no longer has: whatever they record, all stations are gone through for."""
+    names = {watch.name for watch in watches}
+    return [f"{table}: a trigger of an earlier configuration is attached" for table, name in await attached(conn) if name not in names]
 
 
 async def detach(conn: Connection, table: str, name: str) -> None:
@@ -229,7 +239,7 @@ async def detach(conn: Connection, table: str, name: str) -> None:
     """
     rows = await (await conn.execute(_sql.triggers_of, {"table": table, "name": name})).fetchall()
     statements = [
-        *(sql.SQL("DROP TRIGGER IF EXISTS {} ON " + table).format(sql.Identifier(row["trigger"])) for row in rows),
+        *(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(row["trigger"]), sql.SQL(table)) for row in rows),
         sql.SQL("DROP FUNCTION IF EXISTS cdc_pusher.{}()").format(sql.Identifier(name)),
     ]
     await _patiently(conn, table, statements, needs="only the owner of the table can drop a trigger")
@@ -238,15 +248,15 @@ async def detach(conn: Connection, table: str, name: str) -> None:
 async def try_out(conn: Connection, watch: Watch) -> list[str]:
     """Fail now, and in words, rather than in the trigger. Returns the table's columns. Raises `MappingError`."""
     try:
-        found = await (await conn.execute(_sql.table, {"table": watch.table, "columns": list(watch.columns or ())})).fetchone()
+        found = await (await conn.execute(_sql.table, {"table": watch.table})).fetchone()
     except psycopg.ProgrammingError as error:
         raise MappingError(f"source.watch {watch.table}: {one_line(error)}") from error
     if found is None:
         raise MappingError(f"source.watch: there is no table {watch.table}")
     if found["kind"] not in ("r", "p"):
         raise MappingError(f"source.watch: {watch.table} is not a table; watch the tables behind it")
-    if found["virtual"]:
-        raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {found['virtual']}")
+    if unseen := sorted({*_named_columns(watch, found["virtual"]), *(set(watch.columns or ()) & set(found["virtual"]))}):
+        raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {', '.join(unseen)}")
     columns = sql.SQL(", ").join(map(sql.Identifier, watch.columns or ())) if watch.columns else sql.SQL("1")
     table = sql.SQL(found["name"])  # quoted by the database
     station = sql.SQL(watch.query)  # the operator's SQL

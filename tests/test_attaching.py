@@ -77,9 +77,10 @@ async def test_trigger_that_fires_always_is_no_drift(cpo: Cpo) -> None:
 
 async def test_other_columns_are_another_watch_that_takes_the_place_of_the_former(cpo: Cpo) -> None:
     wider = CONNECTOR.model_copy(update={"columns": None})
-    (drift,) = await verify(cpo.dsn, wider)
+    drift, *leftovers = await verify(cpo.dsn, STATION, wider)
     assert drift.startswith("public.connector: trigger ")
     assert drift.endswith(" is missing")
+    assert leftovers == ["public.connector: a trigger of an earlier configuration is attached"]
     assert await attach(cpo.dsn, STATION, wider) == ["attached to public.connector", "detached from public.connector"]
     cpo.run("UPDATE connector SET seen_at = now() WHERE id = 1")
     assert cpo.recorded() == ["a"]
@@ -95,6 +96,15 @@ async def test_watch_that_the_configuration_no_longer_has_is_detached(cpo: Cpo) 
     assert (cpo.recorded(), cpo.missed()) == ([], 0)
     assert cpo.value("SELECT count(*) FROM pg_proc WHERE proname LIKE 'cdc\\_pusher\\_%'") == 0
     assert cpo.value("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
+
+
+async def test_table_with_braces_and_percent_signs_in_its_name_is_attached_and_detached(bare: Cpo) -> None:
+    bare.run('CREATE TABLE "a{}{b}%s" (id text)')
+    watch = Watch(table='public."a{}{b}%s"', station="lower(id)")
+    await attach(bare.dsn, watch)
+    bare.run("""INSERT INTO "a{}{b}%s" VALUES ('X')""")
+    assert bare.noted(watch) == [{"id": "X"}]
+    assert await attach(bare.dsn) == ['detached from public."a{}{b}%s"']
 
 
 async def test_triggers_of_the_cpo_are_left_alone(cpo: Cpo) -> None:

@@ -10,6 +10,7 @@ from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, Cpo, attach, run
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import Watch
 from cdc_pusher.embedded import EmbeddedPostgres
+from cdc_pusher.errors import MappingError
 
 
 @pytest.mark.parametrize(
@@ -182,3 +183,21 @@ async def test_transaction_that_wrote_can_be_prepared(either_postgres: EmbeddedP
             assert (cpo.recorded(), cpo.missed()) == (["a"], 0)
             cpo.run("BEGIN", "TRUNCATE connector", "PREPARE TRANSACTION 'two'", "ROLLBACK PREPARED 'two'")
             assert (cpo.recorded(), cpo.missed()) == ([], 0)
+
+
+async def test_row_of_a_wide_table_is_recorded_as_a_whole(bare: Cpo) -> None:
+    bare.run(f"CREATE TABLE wide ({', '.join(f'c{n} int' for n in range(130))})")
+    watch = Watch(table="public.wide", station="SELECT (wide).c7::text")
+    await attach(bare.dsn, watch)
+    bare.run("INSERT INTO wide (c0, c129) VALUES (1, 2)")
+    (row,) = bare.noted(watch)
+    assert (len(row), row["c0"], row["c64"], row["c129"], bare.missed()) == (130, 1, None, 2, 0)
+
+
+@pytest.mark.parametrize("station", ["v", "SELECT 'a' WHERE g.v = 1", "lower(v::text)"])
+async def test_virtual_column_that_names_the_station_is_refused(bare: Cpo, station: str) -> None:
+    if bare.conn.info.server_version < 180000:
+        pytest.skip("virtual generated columns came with Postgres 18")
+    bare.run("CREATE TABLE g (id int, v int GENERATED ALWAYS AS (id + 1) VIRTUAL)")
+    with pytest.raises(MappingError, match="triggers cannot see generated columns that are not stored: v"):
+        await attach(bare.dsn, Watch(table="public.g", columns=("id",), station=station))

@@ -1,5 +1,5 @@
 -- name: table
--- The table of a watch, properly quoted, what kind of relation it is, its columns, and which of those named are virtual: NULL in every trigger.
+-- The table of a watch, properly quoted, what kind of relation it is, its columns, and those that are virtual: NULL in every trigger.
 SELECT
     format('%%I.%%I', n.nspname, c.relname) AS name,
     c.relkind::text AS kind,
@@ -12,12 +12,12 @@ SELECT
           AND a.attgenerated <> 'v'
         ORDER BY a.attnum
     ) AS columns,
-    (
-        SELECT string_agg(a.attname, ', ' ORDER BY a.attnum)
+    ARRAY(
+        SELECT a.attname::text
         FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = c.oid
-          AND a.attname = ANY (%(columns)s)
           AND a.attgenerated = 'v'
+        ORDER BY a.attnum
     ) AS virtual
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n
