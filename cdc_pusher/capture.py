@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import reduce
 
 import structlog
 
@@ -55,6 +56,9 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}
         stations = sorted({station_id for found in occasions.values() for station_id in found})
         reading = await source.read(stations) if stations else {}
+        if spelled := sorted(reading.keys() - set(stations)):
+            stations += spelled
+            occasions = {emp: _spelled(found, spelled, reading) for emp, found in occasions.items()}
         await outbox.lock_emps(conn, unsure | occasions.keys())
         if unsure:
             await outbox.order_walk_after(conn, unsure, "resync")
@@ -117,9 +121,7 @@ async def _healed(conn: Connection, plans: Iterable[Plan]) -> Mapping[str, froze
         return {}
     told = await outbox.told_of(conn, sorted(set[str]().union(*suspects.values())))
     healed = {emp: frozenset(stations - told) for emp, stations in suspects.items() if stations - told}
-    for emp, stations in healed.items():
-        await outbox.note_healed(conn, emp, len(stations))
-    return healed
+    return {emp: stations for emp, stations in healed.items() if await outbox.note_healed(conn, emp, len(stations))}
 
 
 def _storable(station_id: str) -> bool:
@@ -129,19 +131,28 @@ def _storable(station_id: str) -> bool:
     return False
 
 
+def _spelled(occasions: Mapping[str, Occasion], spelled: Iterable[str], reading: Reading) -> dict[str, Occasion]:
+    """The occasions, and those of stations that were named by another spelling of their id (007, a number): one that was not found."""
+    misspelled = [occasion for station_id, occasion in occasions.items() if station_id not in reading]
+    return {**occasions, **dict.fromkeys(spelled, reduce(_merged, misspelled))} if misspelled else dict(occasions)
+
+
 def _occasions(changes: Iterable[Change], now: datetime) -> dict[str, Occasion]:
     """By station, the most urgent reason to look at it; what is to be sent again is not lost when changes meet."""
-    strength = (None, "undelivered", "statuses", "everything")
     found: dict[str, Occasion] = {}
     for change in changes:
         assert change.station_id is not None
         new = Occasion(now=now, changed_at=min(change.changed_at, now), priority=change.priority, resend=change.resend)
-        if (old := found.get(change.station_id)) is not None:
-            new = replace(
-                new,
-                changed_at=min(old.changed_at, new.changed_at),
-                priority=min(old.priority, new.priority),
-                resend=max(old.resend, new.resend, key=strength.index),
-            )
-        found[change.station_id] = new
+        old = found.get(change.station_id)
+        found[change.station_id] = new if old is None else _merged(old, new)
     return found
+
+
+def _merged(one: Occasion, other: Occasion) -> Occasion:
+    strength = (None, "undelivered", "statuses", "everything")
+    return replace(
+        one,
+        changed_at=min(one.changed_at, other.changed_at),
+        priority=min(one.priority, other.priority),
+        resend=max(one.resend, other.resend, key=strength.index),
+    )

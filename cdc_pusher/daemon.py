@@ -209,7 +209,7 @@ class Daemon:
             found = await enqueue.pulse(conn, emps)
             for emp in found.due:
                 self._lanes[emp].wake.set()
-            if found.missed and (missed := await enqueue.answer_for_missed(conn, emps)) is not None:
+            if found.missed and (missed := await enqueue.answer_for_missed(conn)) is not None:
                 log.error("triggers could not record changes; all stations are gone through", missed=missed)
             if found.changes or found.walks or found.missed:
                 self._wake.set()

@@ -17,7 +17,9 @@ from cdc_pusher.errors import ConfigurationError, DatabaseUnavailable
 Connection = AsyncConnection[DictRow]
 
 CONNECT_TIMEOUT_S = 5
-LIMITS = {"statement_timeout": "60s", "lock_timeout": "5s", "timezone": "UTC"}
+# How values become text: station ids, made in the CPO's sessions by our triggers and in ours by the mapping, have to be spelled alike.
+STYLES = {"DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1", "TimeZone": "UTC"}
+LIMITS = {"statement_timeout": "60s", "lock_timeout": "5s", **STYLES}
 
 
 async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) -> Connection:

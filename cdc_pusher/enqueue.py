@@ -29,7 +29,8 @@ async def register(conn: Connection, settings: Settings) -> dict[str, str]:
     mappings = {name: _fingerprint(settings, name) for name in sorted(settings.emp)}
     cpos = [(name, cpo, cpo_id) for name, emp in sorted(settings.emp.items()) for cpo, cpo_id in sorted(emp.cpos.items())]
     async with conn.transaction():
-        await outbox.lock_emps(conn, mappings)
+        await outbox.lock_capture(conn)
+        await outbox.lock_emps(conn, None)
         await conn.execute(_sql.unregister, {"names": list(mappings)})
         begun = await conn.execute(_sql.register, {"names": list(mappings), "mappings": list(mappings.values())})
         await conn.execute(_sql.drop_changes)
@@ -66,10 +67,9 @@ async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int
     end_of_phase = "outbox" if phase == "source" else None
     progress = {
         "emps": together,
-        "walk": walk["walk"],
+        "numbers": walk["numbers"],
         "was_phase": phase,
         "was_cursor": cursor,
-        "resend": walk["walk_resend"],
         "cursor": seen[-1] if seen else None,
         "phase": phase if seen else end_of_phase,
         "seen": len(seen),
@@ -97,10 +97,10 @@ async def order_sweep(conn: Connection, emps: Sequence[str], *, interval_s: floa
         return [row["name"] for row in await (await conn.execute(_sql.order_sweep, {"emps": list(emps), **limits})).fetchall()]
 
 
-async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None:
+async def answer_for_missed(conn: Connection) -> int | None:
     """Order a sweep if the trigger could not record changes, and another when all that was missed is surely committed.
 
-    Returns the count of misses so far, None when there is none to answer for.
+    It is for the EMPs of all daemons: each miss is noticed by one of them. Returns the count of misses so far, None when there is none.
     """
     async with conn.transaction():
         await outbox.lock_capture(conn)
@@ -109,6 +109,7 @@ async def answer_for_missed(conn: Connection, emps: Sequence[str]) -> int | None
         found = noted or settled
         if found is None:
             return None
+        emps = [row["name"] async for row in await conn.execute(_sql.served)]
         await outbox.lock_emps(conn, emps)
         await outbox.order_walk_after(conn, emps, "sweep")
     return int(found["missed"])

@@ -71,9 +71,9 @@ async def consume(conn: Connection, emps: Sequence[str], batch: int) -> list[Cha
     return [Change(**row) for row in await (await conn.execute(_capture.consume, {"emps": list(emps), "batch": batch})).fetchall()]
 
 
-async def lock_emps(conn: Connection, emps: Iterable[str]) -> None:
-    """Take our turn at the outbox of these EMPs."""
-    await conn.execute(_capture.lock_emps, {"emps": list(emps)})
+async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> None:
+    """Take our turn at the outbox of these EMPs (None: of all)."""
+    await conn.execute(_capture.lock_emps, {"emps": None if emps is None else list(emps)})
 
 
 async def evses(conn: Connection, emps: Sequence[str], stations: Sequence[str], listed: Sequence[str]) -> dict[str, list[Evse]]:
@@ -134,9 +134,9 @@ async def told_of(conn: Connection, stations: Sequence[str]) -> frozenset[str]:
     return frozenset(row["station_id"] for row in await (await conn.execute(_capture.told_of, {"stations": list(stations)})).fetchall())
 
 
-async def note_healed(conn: Connection, emp: str, stations: int) -> None:
-    """Count stations that a sweep found changed although nobody had told of it."""
-    await conn.execute(_capture.note_healed, {"emp": emp, "stations": stations})
+async def note_healed(conn: Connection, emp: str, stations: int) -> bool:
+    """Count stations that a sweep found changed although nobody had told of it. False: all stations are being gone through for a reason."""
+    return await (await conn.execute(_capture.note_healed, {"emp": emp, "stations": stations})).fetchone() is not None
 
 
 async def record_changes(

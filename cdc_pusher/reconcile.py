@@ -141,8 +141,8 @@ def heals(row: Entry | None, decision: Decision) -> bool:
     """Whether a decision of a sweep is about a difference that had not been captured before."""
     if row is None or not isinstance(decision, Entry):
         return decision is not None
-    if row.in_flight:
-        return decision.desired_gen > row.desired_gen
+    if row.in_flight:  # of what goes again because of a doubt, or goes away, nobody can say whether that was known
+        return decision.desired_gen > row.desired_gen and not row.uncertain and not (row.payload and oioi.is_deleted(row.payload))
     held = "held" in (row.state, decision.state) and (row.state, row.reason) != (decision.state, decision.reason)
     return held or decision.payload != row.payload
 

@@ -139,7 +139,7 @@ async def _sub_select(conn: Connection, watch: Watch) -> sql.Composed:
     station = sql.SQL(watch.query.replace("%", "%%"))  # the operator's SQL
     return sql.SQL("(SELECT 1 FROM (SELECT {}) AS {} CROSS JOIN LATERAL ({}) AS a)").format(
         sql.SQL(row["columns"].replace("%", "%%")),
-        sql.Identifier(watch.alias),
+        sql.Identifier(watch.alias.replace("%", "%%")),
         station,  # quoted by the database
     )
 

@@ -212,6 +212,13 @@ emp = Table(
         comment="Stations, counted since the beginning, that a sweep found changed although no trigger had told of it",
     ),
     _timestamp("healed_at", "When a sweep last found such a station"),
+    Column(
+        "walk_no",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Number of the walk: one that was ordered anew is another, wherever it stands",
+    ),
     PrimaryKeyConstraint("name"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
     CheckConstraint("walk_next IN ('resync', 'sweep')", name="walk_next_is_known"),

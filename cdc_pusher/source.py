@@ -31,7 +31,22 @@ REQUIRED = {
 TEXT_LIMIT = 70_000  # characters of one text; more is never sent, and must not fill the memory
 
 # What one station's values can cause; anything else is the mapping's or the server's fault.
-_OF_THE_DATA = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation, ValueError, OverflowError, RecursionError)
+_OF_THE_DATA = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.CardinalityViolation,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
+# Of the mapping, although Postgres counts them with the faults of operation.
+_OF_THE_MAPPING = (psycopg.errors.QueryCanceled, psycopg.errors.ObjectNotInPrerequisiteState)
+AFFECTED_TIMEOUT = "10s"  # for a sub-select of a watch; all stations are gone through if that is not enough
+AS_TEXT = sql.SQL("s.station_id::text AS station_id")
+# Types whose values are equal only if their texts are.
+_PLAIN = {"text", "character varying", "bigint", "integer", "smallint", "uuid"}
 
 
 class Column(NamedTuple):
@@ -72,7 +87,8 @@ class Source:
     async def read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
         """The stations with these ids (text) as they are now; one that the query no longer returns is not in the answer.
 
-        A station whose data make the query fail, or that it returns twice, is `Held` with the reason. Raises `MappingError`.
+        The keys are the ids as the query spells them: 7, if its type is a number and 007 was asked for. A station whose data make the query
+        fail, or that it returns twice, is `Held` with the reason. Raises `MappingError`.
         """
         try:
             return await self._read(station_ids)
@@ -114,9 +130,10 @@ class Source:
             return None
         try:
             async with _snapshot(self._conn):
+                await self._conn.execute(f"SET LOCAL statement_timeout = '{AFFECTED_TIMEOUT}'")
                 query = affected_query(self._watches[watch])
                 found = await (await self._conn.execute(query, {"rows": Jsonb(list(rows)), "limit": limit + 1})).fetchall()
-        except (*_OF_THE_DATA, psycopg.errors.QueryCanceled) as error:
+        except _OF_THE_DATA as error:
             raise MappingError(f"source.watch {self._watches[watch].table}: {one_line(error)}") from error
         return [row["station_id"] for row in found] if len(found) <= limit else None
 
@@ -129,10 +146,10 @@ class Source:
             raise MappingError(f"source.stations: {one_line(error)}") from error
 
     async def _read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
-        ids = {"ids": list(station_ids)}
         async with _snapshot(self._conn):
-            stations = await (await self._conn.execute(self._queries.stations, ids)).fetchall()
-            connectors = await (await self._conn.execute(self._queries.connectors, ids)).fetchall()
+            stations = await (await self._conn.execute(self._queries.stations, {"ids": list(station_ids)})).fetchall()
+            found_ids = sorted({row["station_id"] for row in stations})
+            connectors = await (await self._conn.execute(self._queries.connectors, {"ids": found_ids})).fetchall() if found_ids else []
         of_station: dict[str, list[Connector]] = defaultdict(list)
         for row in connectors:
             of_station[row["station_id"]].append(self._connector(row))
@@ -188,7 +205,11 @@ async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
     ).format(sql.SQL("s.cpo_name" if "cpo_name" in station_columns else "NULL"), stations)
     return Queries(
         stations=_by_station(stations, {c: station_columns[c] for c in STATION_COLUMNS if c in station_columns}).as_bytes(conn),
-        connectors=_by_station(connectors, {c: connector_columns[c] for c in CONNECTOR_COLUMNS}).as_bytes(conn),
+        connectors=_by_station(
+            connectors,
+            {c: connector_columns[c] for c in CONNECTOR_COLUMNS},
+            _as_asked_for(connector_columns["station_id"].type),
+        ).as_bytes(conn),
         first_page=first.as_bytes(conn),
         next_page=following.as_bytes(conn),
         missing=missing.as_bytes(conn),
@@ -201,7 +222,9 @@ def affected_query(watch: Watch) -> sql.Composed:
     return sql.SQL(
         "SELECT DISTINCT a.station_id::text AS station_id FROM jsonb_populate_recordset(NULL::{}, %(rows)s) AS {}"
         " CROSS JOIN LATERAL ({}) AS a (station_id) WHERE a.station_id IS NOT NULL LIMIT %(limit)s"
-    ).format(sql.SQL(watch.table.replace("%", "%%")), sql.Identifier(watch.alias), sql.SQL(watch.query.replace("%", "%%")))
+    ).format(
+        sql.SQL(watch.table.replace("%", "%%")), sql.Identifier(watch.alias.replace("%", "%%")), sql.SQL(watch.query.replace("%", "%%"))
+    )
 
 
 @asynccontextmanager
@@ -210,7 +233,7 @@ async def _snapshot(conn: Connection) -> AsyncIterator[None]:
     try:
         async with conn.transaction():
             yield
-    except (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError) as error:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError, *_OF_THE_MAPPING) as error:
         if isinstance(error, _OF_THE_DATA):
             raise
         raise MappingError(f"source: {one_line(error)}") from error
@@ -221,17 +244,24 @@ def subquery(query: str) -> sql.Composable:
     return sql.SQL("(\n{}\n)").format(sql.SQL(query.rstrip().rstrip(";").replace("%", "%%")))  # the operator's SQL
 
 
-def _by_station(query: sql.Composable, columns: Mapping[str, Column]) -> sql.Composed:
+def _by_station(query: sql.Composable, columns: Mapping[str, Column], station_id: sql.Composable = AS_TEXT) -> sql.Composed:
     """The query restricted to the stations in `ids`, compared in the column's own type, so that the CPO's index serves."""
-    wanted = sql.SQL(", ").join(_selected(name, column) for name, column in columns.items())
+    values = [station_id, *(_value(name, column) for name, column in columns.items() if name != "station_id")]
     return sql.SQL("SELECT {} FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[])").format(
-        wanted, query, columns["station_id"].type
+        sql.SQL(", ").join(values), query, columns["station_id"].type
     )
 
 
-def _selected(name: str, column: Column) -> sql.Composable:
-    if name == "station_id":
-        return sql.SQL("s.station_id::text AS station_id")
+def _as_asked_for(id_type: sql.SQL) -> sql.Composable:
+    """The station id of a connector in the spelling of its station: both may differ and be equal all the same, as a citext."""
+    if id_type.as_string() in _PLAIN:
+        return AS_TEXT
+    return sql.SQL("(SELECT r.id FROM unnest(%(ids)s::text[]) AS r (id) WHERE r.id::{} = s.station_id LIMIT 1) AS station_id").format(
+        id_type
+    )
+
+
+def _value(name: str, column: Column) -> sql.Composable:
     value = sql.SQL("s.{}").format(sql.Identifier(name))
     if column.is_text:
         return sql.SQL("left({}::text, {}) AS {}").format(value, sql.Literal(TEXT_LIMIT), sql.Identifier(name))

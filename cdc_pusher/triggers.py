@@ -16,14 +16,14 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
 import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from cdc_pusher.config import Watch, folded
-from cdc_pusher.database import Connection, one_line
+from cdc_pusher.database import STYLES, Connection, one_line
 from cdc_pusher.errors import CdcPusherError, MappingError
 from cdc_pusher.schema import CHANNEL
 from cdc_pusher.sql import queries
@@ -41,6 +41,7 @@ CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '10ms'
+    {settings}
 AS $cdc_pusher${body}$cdc_pusher$
 """
 _BODY = """
@@ -108,12 +109,36 @@ _NAME = re.compile(r'(\.\s*)?(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=(\s*\.\s*\*?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A watched table as it is: its name, quoted by the database, what kind of relation it is, and its columns.
+
+    `virtual`: columns that triggers cannot see; `styled`: those whose text depends on the session; `domains`: those that may refuse NULL.
+    """
+
+    name: str
+    kind: str
+    columns: Sequence[str]
+    virtual: Sequence[str] = ()
+    styled: Sequence[str] = ()
+    domains: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """What stands, or should stand, on one table for one watch; `version` is the fingerprint of the function's body."""
+    """What stands, or should stand, on one table for one watch; `version` is the fingerprint of the function's body.
+
+    `styles`: settings of the function beside those that all have.
+    """
 
     table: str
     name: str
     body: str
+    styles: Mapping[str, str]
+
+    @property
+    def settings(self) -> set[str]:
+        """All settings, as the catalogue has them."""
+        return {"search_path=pg_catalog, pg_temp", "lock_timeout=10ms", *(f"{name}={value}" for name, value in self.styles.items())}
 
     @property
     def version(self) -> str:
@@ -128,9 +153,9 @@ class Attachment:
         }
 
 
-def wanted(watch: Watch, table_columns: Collection[str]) -> Attachment:
-    """What the configuration asks for on a table with these columns."""
-    rows = [_recorded(row, watch, table_columns) for row in ("NEW", "OLD", "($1)")]
+def wanted(watch: Watch, table: Table) -> Attachment:
+    """What the configuration asks for on this table."""
+    rows = [_recorded(row, watch, table) for row in ("NEW", "OLD", "($1)")]
     columns = sql.SQL("(watch, source_row)" if watch.is_deferred else "(station_id)")
     record = sql.SQL("INSERT INTO cdc_pusher.change {} {}").format(columns, rows[2])
     body = sql.SQL(_BODY).format(  # one constant text
@@ -141,10 +166,11 @@ def wanted(watch: Watch, table_columns: Collection[str]) -> Attachment:
         record=sql.Literal(record.as_string()),
         channel=sql.Literal(CHANNEL),
     )
-    return Attachment(table=watch.table, name=watch.name, body=body.as_string())
+    styles = STYLES if any(_named_columns(watch, table.styled)) else {}
+    return Attachment(table=watch.table, name=watch.name, body=body.as_string(), styles=styles)
 
 
-def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Composed:
+def _recorded(row: str, watch: Watch, table: Table) -> sql.Composed:
     """`SELECT` that yields what one row adds to the change log: the ids of its stations, or the columns that the sub-select may name.
 
     A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
@@ -157,7 +183,7 @@ def _recorded(row: str, watch: Watch, table_columns: Collection[str]) -> sql.Com
         ).format(sql.SQL(row), sql.Identifier(watch.alias), sql.SQL(watch.station))  # NEW or OLD; the operator's SQL
     pairs = [
         sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column))
-        for column in _named_columns(watch, table_columns)
+        for column in dict.fromkeys([*_named_columns(watch, table.columns), *table.domains])  # capture makes a row of them again
     ]
     parts = [pairs[start : start + MOST_PAIRS] for start in range(0, len(pairs), MOST_PAIRS)] or [[]]
     objects = (sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(part)) for part in parts)
@@ -222,8 +248,8 @@ async def verify(conn: Connection, watches: Sequence[Watch]) -> list[str]:
 
 async def drift(conn: Connection, watch: Watch) -> str | None:
     """How one watch differs in the database from what is configured, in words."""
-    table = await (await conn.execute(_sql.table, {"table": watch.table})).fetchone()
-    return await _drift(conn, wanted(watch, table["columns"])) if table else "there is no such table"
+    table = await _table(conn, watch)
+    return await _drift(conn, wanted(watch, table)) if table else "there is no such table"
 
 
 async def leftovers(conn: Connection, watches: Sequence[Watch]) -> list[str]:
@@ -245,20 +271,25 @@ async def detach(conn: Connection, table: str, name: str) -> None:
     await _patiently(conn, table, statements, needs="only the owner of the table can drop a trigger")
 
 
-async def try_out(conn: Connection, watch: Watch) -> list[str]:
-    """Fail now, and in words, rather than in the trigger. Returns the table's columns. Raises `MappingError`."""
+async def _table(conn: Connection, watch: Watch) -> Table | None:
+    row = await (await conn.execute(_sql.table, {"table": watch.table})).fetchone()
+    return Table(**row) if row else None
+
+
+async def try_out(conn: Connection, watch: Watch) -> Table:
+    """Fail now, and in words, rather than in the trigger. Returns the table. Raises `MappingError`."""
     try:
-        found = await (await conn.execute(_sql.table, {"table": watch.table})).fetchone()
+        found = await _table(conn, watch)
     except psycopg.ProgrammingError as error:
         raise MappingError(f"source.watch {watch.table}: {one_line(error)}") from error
     if found is None:
         raise MappingError(f"source.watch: there is no table {watch.table}")
-    if found["kind"] not in ("r", "p"):
+    if found.kind not in ("r", "p"):
         raise MappingError(f"source.watch: {watch.table} is not a table; watch the tables behind it")
-    if unseen := sorted({*_named_columns(watch, found["virtual"]), *(set(watch.columns or ()) & set(found["virtual"]))}):
+    if unseen := sorted({*_named_columns(watch, found.virtual), *(set(watch.columns or ()) & set(found.virtual))}):
         raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {', '.join(unseen)}")
     columns = sql.SQL(", ").join(map(sql.Identifier, watch.columns or ())) if watch.columns else sql.SQL("1")
-    table = sql.SQL(found["name"])  # quoted by the database
+    table = sql.SQL(found.name)  # quoted by the database
     station = sql.SQL(watch.query)  # the operator's SQL
     affected = sql.SQL("SELECT a.station_id::text FROM {} AS {} CROSS JOIN LATERAL ({}) AS a (station_id) LIMIT 0")
     try:
@@ -269,9 +300,9 @@ async def try_out(conn: Connection, watch: Watch) -> list[str]:
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        raise MappingError(f"source.watch {watch.table}: {one_line(error)} (tables in `station` need their schema)") from error
-    table_columns: list[str] = found["columns"]
-    return table_columns
+        hint = " (tables in `station` need their schema)" if isinstance(error, psycopg.errors.UndefinedTable) else ""
+        raise MappingError(f"source.watch {watch.table}: {one_line(error)}{hint}") from error
+    return found
 
 
 async def _drift(conn: Connection, attachment: Attachment) -> str | None:
@@ -286,8 +317,8 @@ async def _drift(conn: Connection, attachment: Attachment) -> str | None:
         return f"trigger {', '.join(disabled)} is disabled"
     if (row["version"], row["body"]) != (attachment.version, attachment.body):
         return "the trigger's function is not the one that the configuration asks for"
-    if not row["pinned"]:
-        return "the trigger's function has lost SECURITY DEFINER or its search_path"
+    if not row["is_definer"] or set(row["settings"] or ()) != attachment.settings:
+        return "the trigger's function has lost SECURITY DEFINER or a setting"
     if not row["can_record"]:
         return f"the owner of the trigger's function, {row['owner']}, may not write to the change log"
     return None
@@ -296,8 +327,9 @@ async def _drift(conn: Connection, attachment: Attachment) -> str | None:
 def _creation(attachment: Attachment, owner: str | None) -> list[sql.Composed]:
     name = sql.Identifier(attachment.name)
     function = sql.SQL("cdc_pusher.{}()").format(name)
+    settings = sql.SQL(" ").join(sql.SQL("SET {} = {}").format(sql.Identifier(n), sql.Literal(v)) for n, v in attachment.styles.items())
     return [
-        sql.SQL(_FUNCTION).format(name=name, body=sql.SQL(attachment.body)),  # made of quoted parts
+        sql.SQL(_FUNCTION).format(name=name, settings=settings, body=sql.SQL(attachment.body)),  # made of quoted parts
         sql.SQL("COMMENT ON FUNCTION {} IS {}").format(function, sql.Literal(attachment.version)),
         *([sql.SQL("ALTER FUNCTION {} OWNER TO {}").format(function, sql.Identifier(owner))] if owner else []),
         *(

@@ -131,3 +131,46 @@ async def test_row_that_cannot_be_looked_up_has_all_stations_gone_through(cpo: R
         await daemon.capture()
         assert await cities(cpo) == dict.fromkeys(("s1", "s2", "s3"), "Potsdam")
         assert daemon.healed == {}
+
+
+@pytest.mark.parametrize(
+    ("station", "trouble"),
+    [
+        ('SELECT s.station FROM public.stands AS s, (SELECT pg_sleep(5)) AS p WHERE s.place = "Place".id', "SELECT 1"),
+        ('SELECT station FROM public.depth(1) AS d (station) WHERE "Place".id = 1', "SELECT 1"),
+        ('SELECT station FROM public.stood WHERE "Place".id = 1', "REFRESH MATERIALIZED VIEW stood WITH NO DATA"),
+    ],
+)
+async def test_lookup_that_cannot_end_has_all_stations_gone_through_and_stops_nothing(
+    cpo: Rig, station: str, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdc_pusher.source.AFFECTED_TIMEOUT", "200ms")
+    await cpo.sql("CREATE MATERIALIZED VIEW stood AS SELECT station FROM stands")
+    await cpo.sql("CREATE FUNCTION depth(n int) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN public.depth(n + 1); END'")
+    async with watching(cpo, source(station=station)) as daemon:
+        await cpo.sql(trouble)
+        await cpo.sql("""UPDATE "Place" SET "cityName" = 'Potsdam' WHERE id = 1""")
+        await daemon.capture()
+        assert await cities(cpo) == dict.fromkeys(("s1", "s2", "s3"), "Potsdam")
+        assert daemon.healed == {}
+
+
+async def test_other_columns_that_may_not_be_null_do_not_matter(cpo: Rig) -> None:
+    await cpo.sql("CREATE DOMAIN filled AS text NOT NULL")
+    await cpo.sql("""ALTER TABLE "Place" ADD note filled DEFAULT 'x'""")
+    async with watching(cpo, source()) as daemon:
+        await cpo.sql("""UPDATE "Place" SET "cityName" = 'Potsdam' WHERE id = 1""")
+        await capture.batch(daemon.conn, daemon.source, capture.receivers(daemon.settings), 100)
+        assert await cpo.value("SELECT count(*) FROM cdc_pusher.change WHERE station_id IS NOT NULL") == 3
+        assert await cpo.value("SELECT walk FROM cdc_pusher.emp") is None
+
+
+async def test_table_and_its_watch_may_have_a_percent_sign(cpo: Rig) -> None:
+    await cpo.sql('ALTER TABLE "Place" RENAME TO "Pl%%ce"')
+    settings = source(table='public."Pl%ce"', station='SELECT s.station FROM public.stands AS s WHERE s.place = "Pl%ce".id')
+    settings = settings.model_copy(update={"stations": settings.stations.replace('"Place"', '"Pl%ce"')})
+    async with watching(cpo, settings) as daemon:
+        await cpo.sql("""UPDATE "Pl%%ce" SET "cityName" = 'Potsdam' WHERE id = 1""")
+        await daemon.capture()
+        assert await cities(cpo) == dict.fromkeys(("s1", "s2", "s3"), "Potsdam")
+        assert await cpo.value("SELECT walk_no FROM cdc_pusher.emp") == 0

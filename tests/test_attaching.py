@@ -48,11 +48,11 @@ async def test_attaching_waits_for_a_writer_without_holding_others_up(bare: Cpo,
         ),
         (
             "ALTER FUNCTION cdc_pusher.{name}() SECURITY INVOKER",
-            "public.connector: the trigger's function has lost SECURITY DEFINER or its search_path",
+            "public.connector: the trigger's function has lost SECURITY DEFINER or a setting",
         ),
         (
             "ALTER FUNCTION cdc_pusher.{name}() RESET search_path",
-            "public.connector: the trigger's function has lost SECURITY DEFINER or its search_path",
+            "public.connector: the trigger's function has lost SECURITY DEFINER or a setting",
         ),
         ("DROP TABLE connector", "public.connector: there is no such table"),
     ],

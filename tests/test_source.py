@@ -174,7 +174,7 @@ async def test_mapping_that_writes_is_refused(dsn: str) -> None:
 
 
 async def test_table_that_goes_away_later_is_a_mapping_error(dsn: str) -> None:
-    run(dsn, schema("int"))
+    run(dsn, schema("int"), "INSERT INTO site VALUES (1)")
     async with opened(dsn, settings()) as source:
         run(dsn, "DROP TABLE plug")
         with pytest.raises(MappingError, match='source: relation "plug" does not exist'):
@@ -330,3 +330,37 @@ async def test_cpos_are_counted_with_their_names(dsn: str) -> None:
         ]
     async with opened(dsn, settings()) as source:
         assert await source.cpos() == [{"cpo": "cpo", "name": None, "stations": 3}]
+
+
+@pytest.mark.parametrize(
+    ("id_type", "written", "asked"), [("int", "7", "007"), ("uuid", UUIDS[0], UUIDS[0].upper()), ("citext", "DE1", "de1")]
+)
+async def test_id_in_another_spelling_finds_its_station(dsn: str, id_type: str, written: str, asked: str) -> None:
+    run(dsn, "CREATE EXTENSION IF NOT EXISTS citext", schema(id_type), f"INSERT INTO site VALUES ('{written}')")
+    run(dsn, f"INSERT INTO plug VALUES ('{asked}', 'E')")
+    async with opened(dsn, settings()) as source:
+        for ids in ([asked], [asked, written], [written]):
+            found = await source.read(ids)
+            assert found.keys() == {written}
+            assert [c.evse_id for c in station(found[written]).connectors] == ["E"]
+
+
+async def test_query_that_takes_too_long_is_a_fault_of_the_mapping(dsn: str) -> None:
+    run(dsn, schema("text"), "INSERT INTO site VALUES ('a')")
+    async with opened(dsn, settings(connectors=CONNECTORS + ", (SELECT pg_sleep(5)) AS p")) as source:
+        await source._conn.execute("SET statement_timeout = '100ms'")
+        with pytest.raises(MappingError, match="canceling statement due to statement timeout"):
+            await source.read(["a"])
+
+
+async def test_station_that_exceeds_a_limit_of_postgres_is_held_alone(dsn: str) -> None:
+    run(dsn, schema("text"), "INSERT INTO site VALUES ('a', 1), ('b', 0)")
+    run(
+        dsn,
+        "CREATE FUNCTION depth(n int) RETURNS text LANGUAGE plpgsql AS 'BEGIN IF n = 1 THEN RETURN ''x''; END IF; RETURN depth(n); END'",
+    )
+    async with opened(dsn, settings(stations=stations(", depth(divisor) AS notes"))) as source:
+        found = await source.read(["a", "b"])
+        assert station(found["a"]).notes == "x"
+        assert isinstance(found["b"], Held)
+        assert "stack depth limit exceeded" in found["b"].reason

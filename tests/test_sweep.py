@@ -10,6 +10,7 @@ from rig import Rig, evse_id, rig, until
 
 from cdc_pusher import enqueue
 from cdc_pusher.config import SourceSettings
+from cdc_pusher.database import connect
 from cdc_pusher.model import Held, Station
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 
@@ -161,7 +162,7 @@ async def test_missed_changes_make_a_sweep_hurry(cpo: Rig) -> None:
         await enqueue.page(daemon.conn, daemon.source, ["a"], 1)
         assert await enqueue.page(daemon.conn, daemon.source, ["a"], 1) is None
         await cpo.sql("SELECT nextval('cdc_pusher.missed')")
-        await enqueue.answer_for_missed(daemon.conn, ["a"])
+        await enqueue.answer_for_missed(daemon.conn)
         assert await enqueue.page(daemon.conn, daemon.source, ["a"], 1) == 1
         await daemon.capture()
         assert await cpo.value("SELECT walk FROM cdc_pusher.emp") is None
@@ -209,3 +210,70 @@ async def test_daemon_starts_with_a_broken_trigger_and_says_so(cpo: Rig) -> None
         await cpo.set_status("s1", "Reserved")
         await until(lambda: emp.stations["s1"]["statuses"].get(evse_id("s1")) == "Reserved", "the sweep has found it")
         assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("reason", ["TRUNCATE", "confirm", "no watch"])
+async def test_what_somebody_had_all_stations_gone_through_for_is_not_counted_as_healed(cpo: Rig, reason: str) -> None:
+    async with hand(cpo.dsn, confirm_cpos="manual") as daemon:
+        await quiet(daemon)
+        await due(daemon)
+        await enqueue.page(daemon.conn, daemon.source, ["a"], 1)
+        match reason:
+            case "confirm":
+                assert await enqueue.confirm_cpos(daemon.conn, daemon.settings, "a", ["8ps"]) == ["8ps"]
+            case "TRUNCATE":
+                await cpo.sql("TRUNCATE connector")
+            case _:
+                await cpo.sql(SILENT)
+                await cpo.sql("DELETE FROM connector")
+                await cpo.sql("INSERT INTO cdc_pusher.change (watch, source_row) VALUES ('gone', '{}')")
+        await daemon.capture()
+        assert daemon.healed == {}
+        assert await cpo.value("SELECT healed FROM cdc_pusher.emp") == 0
+        assert await cpo.value("SELECT count(*) FROM cdc_pusher.outbox WHERE kind = 'station' AND state <> 'delivered'") == 2
+
+
+async def test_page_of_a_walk_that_was_ordered_anew_moves_nothing(cpo: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk stands where it stood, but what changed before it was ordered is on no page that was read before."""
+    async with hand(cpo.dsn) as daemon:
+        await quiet(daemon)
+        await enqueue.resync(daemon.conn, ["a"], [], None)
+        page = daemon.source.page
+
+        async def page_late(after: str | None, limit: int) -> list[str]:
+            found = await page(after, limit)
+            await cpo.sql("SET session_replication_role = replica")
+            await cpo.build("a0")
+            await cpo.sql("RESET session_replication_role")
+            async with await connect(cpo.dsn, "test") as other:
+                await enqueue.resync(other, ["a"], [], None)
+            monkeypatch.setattr(daemon.source, "page", page)
+            return found
+
+        monkeypatch.setattr(daemon.source, "page", page_late)
+        await daemon.capture()
+        assert "a0" in await daemon.deliver()
+
+
+async def test_miss_is_answered_for_the_emps_of_all_daemons(cpo: Rig) -> None:
+    async with hand(cpo.dsn, "a", "b") as daemon:
+        await quiet(daemon)
+        await cpo.sql("SELECT nextval('cdc_pusher.missed')")
+        await enqueue.answer_for_missed(daemon.conn)
+        assert await cpo.value("SELECT count(*) FROM cdc_pusher.emp WHERE walk = 'sweep'") == 2
+
+
+async def test_row_in_flight_that_is_in_doubt_is_not_counted_as_healed(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await quiet(daemon)
+        await cpo.sql("UPDATE station SET name = 'other' WHERE id = 's1'")
+        await daemon.capture()
+        await daemon.answer((await daemon.claim())["s1"], "retry", uncertain=True, error="cut")
+        await cpo.sql(
+            "INSERT INTO connector (station_id, evse_id, type, speed_kw, status) SELECT station_id, 'DE*8PS*E777*1', type, speed_kw, status FROM connector WHERE station_id = 's1'"
+        )
+        await daemon.capture()
+        assert "s1" in await daemon.claim()
+        await due(daemon)
+        await daemon.capture()
+        assert daemon.healed == {}

@@ -9,6 +9,7 @@ from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, Cpo, attach, run
 
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import Watch
+from cdc_pusher.database import connect
 from cdc_pusher.embedded import EmbeddedPostgres
 from cdc_pusher.errors import MappingError
 
@@ -134,7 +135,7 @@ async def test_function_of_the_cpo_is_never_called_with_the_rights_of_the_trigge
         "CREATE OPERATOR public.+ (LEFTARG = text, RIGHTARG = text, FUNCTION = theirs)",
     )
     watch = Watch(table="public.connector", columns=("status",), station=station)
-    attachment = triggers.wanted(watch, ["id", "station_id", "status"])
+    attachment = triggers.wanted(watch, triggers.Table(name="public.connector", kind="r", columns=["id", "station_id", "status"]))
     assert "theirs" not in attachment.body
     assert "+" not in attachment.body
     assert "jsonb_build_object('station_id', NEW.\"station_id\")" in attachment.body
@@ -201,3 +202,26 @@ async def test_virtual_column_that_names_the_station_is_refused(bare: Cpo, stati
     bare.run("CREATE TABLE g (id int, v int GENERATED ALWAYS AS (id + 1) VIRTUAL)")
     with pytest.raises(MappingError, match="triggers cannot see generated columns that are not stored: v"):
         await attach(bare.dsn, Watch(table="public.g", columns=("id",), station=station))
+
+
+async def test_ids_are_spelled_alike_whatever_the_writing_session_has_set(bare: Cpo) -> None:
+    bare.run("CREATE TABLE dated (at timestamptz, size float4, span interval, raw bytea, note text)")
+    watch = Watch(table="public.dated", station="at || '/' || size || '/' || span || '/' || raw")
+    await attach(bare.dsn, watch)
+    values = "'2026-02-03 04:05:06.1+00', 0.1::float4 + 0.2::float4, '1 day 2 hours', '\\x01ff'"
+    bare.run(
+        "SET DateStyle = 'German'", "SET IntervalStyle = 'iso_8601'", "SET extra_float_digits = 0", "SET bytea_output = 'escape'",
+        "SET TimeZone = 'Asia/Tokyo'", f"INSERT INTO dated VALUES ({values})", "RESET ALL",
+    )  # fmt: skip
+    noted = bare.recorded() or [row for row in bare.noted(watch)]
+    async with await connect(bare.dsn, "test") as conn:
+        row = await (await conn.execute(f"SELECT {watch.station} AS id FROM dated".encode())).fetchone()
+    assert row is not None
+    assert noted == [row["id"]]
+
+
+async def test_settings_that_do_not_matter_cost_nothing(cpo: Cpo) -> None:
+    settings = (
+        "SELECT max(cardinality(proconfig)) FROM pg_proc WHERE pronamespace = 'cdc_pusher'::regnamespace AND proname ~ '^cdc_pusher_'"
+    )
+    assert cpo.value(settings) == 2

@@ -43,7 +43,7 @@ async def healed_for_misses(daemon: Hand) -> frozenset[str]:
     """The stations that the sweep finds changed which a miss brings about."""
     await daemon.capture()
     assert (await enqueue.pulse(daemon.conn, ["a"])).missed
-    await enqueue.answer_for_missed(daemon.conn, ["a"])
+    await enqueue.answer_for_missed(daemon.conn)
     await daemon.capture()
     return daemon.healed.get("a", frozenset())
 

@@ -32,10 +32,11 @@ SELECT station_id, watch, source_row, emp, priority, resend, changed_at
 FROM taken
 
 -- name: lock_emps
--- Order ourselves with the lanes that write the outbox of these EMPs, always in the order of their names.
+-- Order ourselves with the lanes that write the outbox of these EMPs (NULL: of all), always in the order of their names.
 SELECT name
 FROM cdc_pusher.emp
 WHERE name = ANY (%(emps)s)
+   OR %(emps)s::text[] IS NULL
 ORDER BY name
 FOR NO KEY UPDATE
 
@@ -182,11 +183,14 @@ WHERE r.station_id IN (SELECT station_id FROM cdc_pusher.change WHERE priority =
    OR EXISTS (SELECT FROM cdc_pusher.change WHERE priority = 0 AND station_id IS NULL)
 
 -- name: note_healed
--- A sweep has found stations changed that nobody had told of.
+-- A sweep has found stations changed that nobody had told of; unless somebody has meanwhile had all stations gone through for a reason.
 UPDATE cdc_pusher.emp
 SET healed = healed + %(stations)s,
     healed_at = now()
 WHERE name = %(emp)s
+  AND coalesce(walk, 'sweep') = 'sweep'
+  AND walk_next IS DISTINCT FROM 'resync'
+RETURNING name
 
 -- name: note_cpos
 -- CPOs that occur in the stations of an EMP and that the configuration does not name.
@@ -209,6 +213,7 @@ SET walk = CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE 'resyn
     walk_next = NULL,
     walk_phase = 'source',
     walk_cursor = NULL,
+    walk_no = walk_no + 1,
     walk_resend = %(resend)s,
     walk_stations = 0,
     walk_pace = NULL,
@@ -218,9 +223,10 @@ WHERE name = ANY (%(emps)s)
 -- name: order_walk_after
 -- Have these EMPs' stations gone through; a walk that is under way comes to its end first, and in haste, or the next one might never begin.
 UPDATE cdc_pusher.emp
-SET walk_next = CASE WHEN walk IS NOT NULL THEN CASE WHEN 'sweep' IN (walk_next, %(walk)s) THEN 'sweep' ELSE 'resync' END END,
+SET walk_next = CASE WHEN walk IS NOT NULL THEN CASE WHEN 'resync' IN (walk_next, %(walk)s) THEN 'resync' ELSE 'sweep' END END,
     walk = coalesce(walk, CASE WHEN full_load_completed_at IS NULL THEN 'full load' ELSE %(walk)s END),
     walk_phase = coalesce(walk_phase, 'source'),
+    walk_no = CASE WHEN walk IS NULL THEN walk_no + 1 ELSE walk_no END,
     walk_stations = CASE WHEN walk IS NULL THEN 0 ELSE walk_stations END,
     walk_pace = NULL,
     walk_due_at = NULL,

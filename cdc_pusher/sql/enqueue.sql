@@ -9,6 +9,7 @@ SET mapping = excluded.mapping,
     walk = CASE WHEN e.full_load_completed_at IS NULL THEN 'full load' ELSE 'resync' END,
     walk_phase = 'source',
     walk_cursor = NULL,
+    walk_no = e.walk_no + 1,
     walk_stations = 0,
     walk_pace = NULL,
     walk_due_at = NULL
@@ -66,6 +67,7 @@ RETURNING cpo
 UPDATE cdc_pusher.emp AS e
 SET walk = 'sweep',
     walk_phase = 'source',
+    walk_no = walk_no + 1,
     walk_stations = 0,
     walk_pace = least(%(fastest)s, greatest(%(slowest)s, 2 * o.stations / (0.8 * %(interval_s)s))),
     walk_due_at = now(),
@@ -85,7 +87,7 @@ RETURNING e.name
 
 -- name: next_walk
 -- The position of the walk that is furthest behind, and all EMPs whose walk stands there: they go on together. Those in haste go first.
-SELECT array_agg(name ORDER BY name) AS emps, walk, walk_phase, walk_cursor, walk_resend
+SELECT array_agg(name ORDER BY name) AS emps, array_agg(walk_no ORDER BY name) AS numbers, walk, walk_phase, walk_cursor, walk_resend
 FROM cdc_pusher.emp
 WHERE walk IS NOT NULL
   AND paused_at IS NULL
@@ -108,11 +110,12 @@ LIMIT %(limit)s
 -- name: advance
 -- Note how far a walk has come, of those EMPs that nobody has moved meanwhile. At its end (no phase) the full load is complete, and the next
 -- walk begins. One that keeps to a pace and has fallen behind makes up for a few seconds, no more.
-UPDATE cdc_pusher.emp
+UPDATE cdc_pusher.emp AS e
 SET walk_cursor = %(cursor)s,
     walk_phase = coalesce(%(phase)s, CASE WHEN walk_next IS NOT NULL THEN 'source' END),
     walk_stations = CASE WHEN %(phase)s::text IS NULL AND walk_next IS NOT NULL THEN 0 ELSE walk_stations + %(stations)s END,
     walk = CASE WHEN %(phase)s::text IS NULL THEN walk_next ELSE walk END,
+    walk_no = CASE WHEN %(phase)s::text IS NULL AND walk_next IS NOT NULL THEN walk_no + 1 ELSE walk_no END,
     walk_next = CASE WHEN %(phase)s::text IS NULL THEN NULL ELSE walk_next END,
     walk_resend = CASE WHEN %(phase)s::text IS NOT NULL THEN walk_resend END,
     walk_pace = CASE WHEN %(phase)s::text IS NOT NULL THEN walk_pace END,
@@ -123,12 +126,18 @@ SET walk_cursor = %(cursor)s,
     sweep_started_at = CASE WHEN %(phase)s::text IS NULL AND walk_next = 'sweep' THEN now() ELSE sweep_started_at END,
     sweep_completed_at = CASE WHEN %(phase)s::text IS NULL AND walk = 'sweep' THEN now() ELSE sweep_completed_at END,
     full_load_completed_at = CASE WHEN %(phase)s::text IS NULL THEN coalesce(full_load_completed_at, now()) ELSE full_load_completed_at END
-WHERE name = ANY (%(emps)s)
-  AND walk = %(walk)s
-  AND walk_phase = %(was_phase)s
-  AND walk_cursor IS NOT DISTINCT FROM %(was_cursor)s
-  AND walk_resend IS NOT DISTINCT FROM %(resend)s
-RETURNING name, walk_stations
+FROM unnest(%(emps)s::text[], %(numbers)s::bigint[]) AS r (name, no)
+WHERE e.name = r.name
+  AND e.walk_no = r.no
+  AND e.walk_phase = %(was_phase)s
+  AND e.walk_cursor IS NOT DISTINCT FROM %(was_cursor)s
+RETURNING e.name, e.walk_stations
+
+-- name: served
+-- The EMPs that some daemon serves.
+SELECT name
+FROM cdc_pusher.emp
+WHERE mapping IS NOT NULL
 
 -- name: note_missed
 -- Whether the trigger has missed changes since that was last noticed. They are counted before they are committed, so it is also noted which

@@ -1,5 +1,6 @@
 -- name: table
--- The table of a watch, properly quoted, what kind of relation it is, its columns, and those that are virtual: NULL in every trigger.
+-- The table of a watch, properly quoted, what kind of relation it is, its columns, those that are virtual (NULL in every trigger), those
+-- whose text depends on settings of the session, and those of a domain, which may refuse NULL.
 SELECT
     format('%%I.%%I', n.nspname, c.relname) AS name,
     c.relkind::text AS kind,
@@ -18,7 +19,27 @@ SELECT
         WHERE a.attrelid = c.oid
           AND a.attgenerated = 'v'
         ORDER BY a.attnum
-    ) AS virtual
+    ) AS virtual,
+    ARRAY(
+        SELECT a.attname::text
+        FROM pg_catalog.pg_attribute AS a
+        JOIN pg_catalog.pg_type AS t
+            ON t.oid = a.atttypid
+        WHERE a.attrelid = c.oid
+          AND a.attnum > 0
+          AND (t.typcategory IN ('D', 'T', 'A', 'C') OR t.oid = ANY ('{bytea,real,double precision}'::regtype[]))
+        ORDER BY a.attnum
+    ) AS styled,
+    ARRAY(
+        SELECT a.attname::text
+        FROM pg_catalog.pg_attribute AS a
+        JOIN pg_catalog.pg_type AS t
+            ON t.oid = a.atttypid
+        WHERE a.attrelid = c.oid
+          AND a.attnum > 0
+          AND t.typtype = 'd'
+        ORDER BY a.attnum
+    ) AS domains
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n
     ON n.oid = c.relnamespace
@@ -29,7 +50,8 @@ WHERE c.oid = to_regclass(%(table)s)
 SELECT
     obj_description(p.oid, 'pg_proc') AS version,
     p.prosrc AS body,
-    p.prosecdef AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig) AS pinned,
+    p.prosecdef AS is_definer,
+    p.proconfig AS settings,
     pg_get_userbyid(p.proowner) AS owner,
     has_schema_privilege(p.proowner, 'cdc_pusher', 'USAGE')
         AND has_table_privilege(p.proowner, to_regclass('cdc_pusher.change'), 'INSERT')
