@@ -154,8 +154,8 @@ class DaemonSettings(_Section):
     poll_interval_s: Annotated[float, Field(gt=0, le=1)] = 1.0
     capture_batch: Annotated[int, Field(ge=1, le=10_000)] = 500
     page_stations: Annotated[int, Field(ge=1, le=10_000)] = 200
-    sweep_interval_s: Annotated[float, Field(gt=0)] = 900.0
-    sweep_max_stations_per_s: Annotated[float, Field(gt=0)] = 1000.0
+    sweep_interval_s: Annotated[float, Field(gt=0, le=31_536_000)] = 900.0
+    sweep_max_stations_per_s: Annotated[float, Field(ge=0.01, le=1_000_000)] = 1000.0
     attempt_retention_days: Annotated[int, Field(ge=1)] = 30
 
 

@@ -11,6 +11,7 @@ another way stops the daemon with its reason.
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import signal
@@ -50,6 +51,7 @@ async def run(settings: Settings) -> None:
     if not settings.emp:
         raise ConfigurationError("no EMP is configured: add a section [emp.NAME]")
     async with await connect(settings.database.dsn, "start") as conn:
+        await _require_writable(conn)
         await migrate.require_current(conn)
         if drift := await triggers.verify(conn, settings.source.watch):
             log.error("changes may only be found by a sweep until cdc-pusher migrate has mended the triggers", triggers=drift)
@@ -110,19 +112,21 @@ class Daemon:
 
     async def _connected(self, purpose: str, part: Callable[[Connection], Awaitable[None]]) -> None:
         """Run a part on a connection, and again on a new one whenever that breaks; returns when the part does."""
-        failures = 0
+        failures, connected_at = 0, math.inf
         while True:
             try:
                 async with await connect(self._settings.database.dsn, purpose, idle_in_transaction_s=IDLE_S.get(purpose, 20)) as conn:
+                    connected_at = time.monotonic()
                     if failures:
                         log.info("database connected again", part=purpose)
-                    failures = 0
                     return await part(conn)
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege) as error:
                 raise CdcPusherError(f"{purpose}: {one_line(error)}; run cdc-pusher migrate") from error
             except (DatabaseUnavailable, psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, TimeoutError) as error:
                 if self._stop.is_set():
                     return None
+                if time.monotonic() - connected_at > RECONNECT_CAP_S:
+                    failures, connected_at = 0, math.inf  # it has worked meanwhile
                 pause = policy.backoff_s(failures, base_s=RECONNECT_BASE_S, cap_s=RECONNECT_CAP_S, chance=random.uniform(0.5, 1.0))
                 log.warning("database connection lost", part=purpose, error=one_line(error), retry_in_s=round(pause, 2))
                 failures += 1
@@ -238,6 +242,16 @@ class Daemon:
     async def _maintain_attempts(self) -> None:
         async with await connect(self._settings.database.dsn, "maintenance") as conn:
             await enqueue.maintain_attempts(conn, self._settings.daemon.attempt_retention_days)
+
+
+async def _require_writable(conn: Connection) -> None:
+    row = await (
+        await conn.execute("SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS ro")
+    ).fetchone()
+    assert row is not None
+    if row["standby"] or row["ro"]:
+        what = "the server is a standby" if row["standby"] else "transactions are read-only by default"
+        raise ConfigurationError(f"{what}: database.dsn has to lead to the primary (target_session_attrs=read-write)")
 
 
 def _note_failed_job(event: JobExecutionEvent) -> None:

@@ -33,6 +33,7 @@ async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) ->
             autocommit=True,
             row_factory=dict_row,
             connect_timeout=CONNECT_TIMEOUT_S,
+            client_encoding="UTF8",
             application_name=f"cdc-pusher {purpose}",
         )
     await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)

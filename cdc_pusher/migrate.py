@@ -26,6 +26,14 @@ from cdc_pusher.sql import queries
 _roles = queries("roles")
 
 LOCK_TIMEOUT = "5s"
+NOT_OURS = f"the database has a schema {SCHEMA} that is not ours: there are other tables in it"
+_DROP_THAT = "drop what is named here, and run it again"
+_TODO = {
+    psycopg.errors.DependentObjectsStillExist: _DROP_THAT,
+    psycopg.errors.InsufficientPrivilege: "run it as an administrator (--dsn)",
+    psycopg.errors.ReadOnlySqlTransaction: "database.dsn has to lead to the primary (target_session_attrs=read-write)",
+    psycopg.errors.LockNotAvailable: "somebody works with our tables: stop the daemons and close open transactions, and run it again",
+}
 NO_SCHEMA = f"the database has no schema {SCHEMA}: run cdc-pusher migrate"
 
 
@@ -63,9 +71,13 @@ def remove(dsn: str, *, rehearse: bool = False) -> None:
     Raises what `connecting` raises, and `CdcPusherError` when something of the CPO's depends on ours.
     """
     config = _config()
-    with _transaction(dsn, "uninstall", "drop what is named here, and run it again") as connection:
+    with _transaction(dsn, "uninstall") as connection:
+        if connection.exec_driver_sql(_roles.is_foreign.decode()).scalar():
+            raise CdcPusherError(NOT_OURS)
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
+        if names := connection.exec_driver_sql(_roles.left_over.decode()).scalars().all():
+            raise CdcPusherError(f"uninstall: the schema {SCHEMA} holds what is not ours: {', '.join(names)}; {_DROP_THAT}")
         if rehearse:
             connection.rollback()
             return
@@ -74,32 +86,37 @@ def remove(dsn: str, *, rehearse: bool = False) -> None:
 
 
 @contextmanager
-def _transaction(dsn: str, doing: str = "migrate", todo: str = "") -> Iterator[Connection]:
+def _transaction(dsn: str, doing: str = "migrate") -> Iterator[Connection]:
     """One transaction, in which nobody else migrates; errors are translated, with what is to be done about them."""
     with connecting():
-        conn = psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="cdc-pusher migrate")
+        conn = psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, client_encoding="UTF8", application_name="cdc-pusher migrate")
     engine = create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=NullPool)
     try:
         with closing(conn), engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # the CPO's default is not made for migrations
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{SCHEMA} migrate'))")
             yield connection
     except DBAPIError as error:
         said = error.orig or error
         detail = getattr(getattr(said, "diag", None), "message_detail", None)
         because = f" ({detail.splitlines()[0]})" if detail else ""
-        raise CdcPusherError(f"{doing}: {one_line(said)}{because}{todo and f'; {todo}'}") from error
+        todo = next((f"; {words}" for kind, words in _TODO.items() if isinstance(said, kind)), "")
+        raise CdcPusherError(f"{doing}: {one_line(said)}{because}{todo}") from error
     except CommandError as error:
         raise CdcPusherError(f"{doing}: {one_line(error)}; is the database's schema newer than this program?") from error
 
 
 def _take_possession(connection: Connection, owner: str | None) -> None:
     """Have the schema, and work as the role that is to own everything."""
+    encoding = connection.exec_driver_sql("SELECT getdatabaseencoding()").scalar()
+    if encoding != "UTF8":
+        raise CdcPusherError(f"the database's encoding is {encoding}: what is sent and stored is UTF8, which the database has to be in")
     # IF NOT EXISTS would ask for the right to create one even where it is there.
     if connection.exec_driver_sql(f"SELECT to_regnamespace('{SCHEMA}')").scalar() is None:
         connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
     elif connection.exec_driver_sql(_roles.is_foreign.decode()).scalar():
-        raise CdcPusherError(f"the database has a schema {SCHEMA} that is not ours: there are other tables in it")
+        raise CdcPusherError(NOT_OURS)
     if owner is None:
         return
     for (statement,) in connection.exec_driver_sql(_roles.strangers.decode(), {"owner": owner}).fetchall():
@@ -118,6 +135,5 @@ async def require_current(conn: AsyncConnection) -> None:
     if row is None:
         raise ConfigurationError(NO_SCHEMA)
     if row["version_num"] != head():
-        raise ConfigurationError(
-            f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}: run cdc-pusher migrate"
-        )
+        at = f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}"
+        raise ConfigurationError(f"{at}: {'run cdc-pusher migrate' if row['version_num'] < head() else 'upgrade the program'}")

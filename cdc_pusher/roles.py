@@ -40,6 +40,13 @@ GRANT SELECT ON SEQUENCE cdc_pusher.missed TO {role};
 GRANT EXECUTE ON FUNCTION cdc_pusher.maintain_attempts(integer), cdc_pusher.refresh_statistics() TO {role}
 """
 
+_NO_RIGHTS = """
+REVOKE ALL ON ALL TABLES IN SCHEMA cdc_pusher FROM {role};
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA cdc_pusher FROM {role};
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA cdc_pusher FROM {role};
+REVOKE ALL ON SCHEMA cdc_pusher FROM {role}
+"""
+
 
 async def create(conn: Connection, owner: str, runtime: str) -> list[str]:
     """Create the roles that are not there yet. Returns in words what was done. Raises `CdcPusherError`."""
@@ -78,6 +85,7 @@ async def grant(conn: Connection, runtime: str, source: SourceSettings) -> list[
         for other in await _grantees(conn):
             if other != runtime:
                 taken += await _take(conn, other, await _granted(conn, other))
+                await conn.execute(sql.SQL(_NO_RIGHTS).format(role=sql.Identifier(other)))
     return [*(f"granted {_right(row['kind'])} on {row['object']} to {runtime}" for row in wanting), *taken]
 
 
@@ -175,7 +183,7 @@ async def _take(conn: Connection, role: str, things: Iterable[tuple[str, str]]) 
                 await conn.execute(sql.SQL("GRANT SELECT ({}) ON TABLE {} TO {}").format(columns, name, to))
             left = await (await conn.execute(_sql.held_by, noted)).fetchone()
             stays = left is not None and left["granted"]
-            verb = f"{role} keeps {_right(kind)} on {held['object']}, by another grant: revoked ours" if stays else ""
+            verb = f"{role} keeps {_right(kind)} on {held['object']}, by another grant" if stays else ""
             done.append(verb or f"revoked {_right(kind)} on {held['object']} from {role}")
         await conn.execute(_sql.forget_granted, noted)
     return done

@@ -167,6 +167,16 @@ async def test_rows_that_row_level_security_hides_are_a_problem_and_an_open_poli
     assert bad(await checked(settings(cpo))) == [], "a superuser sees all"
     run(cpo, f'CREATE POLICY every ON site FOR SELECT TO "{ROLE}" USING (true)')
     assert bad(await checked(as_role)) == []
+    run(cpo, "DROP POLICY few ON site", "DROP POLICY every ON site")
+    found = only(await checked(as_role))
+    assert "a station that is hidden is deleted at the EMPs" in found.text, "without any policy the table is not even in the plan"
+    assert found.examples == ('query would be affected by row-level security policy for table "site"',)
+
+
+async def test_words_that_the_protocol_does_not_have_are_named(cpo: str) -> None:
+    found = only(await checked(settings(cpo, statuses={"Frei": "Availabel", "Belegt": "Occupied"})))
+    assert (found.subject, found.examples) == ("source.statuses", ("'Frei' becomes 'Availabel'",))
+    assert found.text.startswith("1 of 2 values become words that OIOI does not have; it has Available, ")
 
 
 # ── our schema and the triggers ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from checking import NOWHERE, settings, texts
 
 from cdc_pusher import check, config
 from cdc_pusher.check import Finding
+from cdc_pusher.check import emp as check_emp
 
 
 async def of_emp(**options: Any) -> list[Finding]:
@@ -125,3 +126,10 @@ async def test_host_that_speaks_no_tls_is_a_problem() -> None:
         found = (await of_emp(url=f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))[-1]
     assert found.level == "problem"
     assert "it does not speak TLS as we do" in found.text
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+async def test_host_that_can_be_none_is_a_problem(host: str) -> None:
+    options = {"url": f"https://{host}/", "partner_identifier": "p" * 16, "api_key": "k"}
+    found = (await check_emp.check("a", config.EmpSettings.model_validate(options), None))[-1]
+    assert (found.level, found.subject) == ("problem", "host of a")

@@ -208,7 +208,7 @@ def test_database_that_does_not_exist(bare: Program) -> None:
 
 @pytest.mark.parametrize("arguments", [("run",), ("status",), ("resync", "--all"), ("outbox", "list")], ids=" ".join)
 def test_missing_schema(bare: Program, arguments: Sequence[str]) -> None:
-    assert bare.refuses(*arguments) == "the database has no schema cdc_pusher: run cdc-pusher migrate"
+    assert bare.refuses(*arguments).startswith("the database has no schema cdc_pusher: run cdc-pusher migrate")
 
 
 def test_missing_table_of_the_reference_mapping(bare: Program) -> None:
@@ -252,6 +252,11 @@ def test_missing_file(alone: Program) -> None:
     assert alone.refuses("run", "--config", "nowhere.toml") == "nowhere.toml: no such file; name the configuration with --config FILE"
 
 
+def test_database_that_cannot_be_written(program: Program) -> None:
+    execute(program.dsn, "ALTER DATABASE test SET default_transaction_read_only = on")
+    assert program.refuses("run").startswith("transactions are read-only by default: database.dsn has to lead to the primary")
+
+
 def test_no_emp(program: Program) -> None:
     program.configure("")
     assert program.refuses("run") == "no EMP is configured: add a section [emp.NAME]"
@@ -260,7 +265,7 @@ def test_no_emp(program: Program) -> None:
 def test_unknown_things_of_cpos(program: Program) -> None:
     assert program.refuses("cpo", "confirm") == "say which CPOs: their internal identifiers, or --all"
     assert program.refuses("cpo", "confirm", "x", "--all") == "say which CPOs: their internal identifiers, or --all"
-    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for x"
+    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for 'x'"
     assert program.refuses("cpo", "list", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
     program.configure(f"{EMP}api_key = '{KEY}'\n{EMP.replace('plug', 'other')}api_key = '{KEY}'\n")
     assert program.refuses("cpo", "export") == "say for which EMP: --emp other or --emp plug"
@@ -356,6 +361,7 @@ def test_wrong_usage_is_exit_code_2(alone: Program) -> None:
 def test_schema_that_is_newer_than_the_program(program: Program) -> None:
     execute(program.dsn, "UPDATE cdc_pusher.alembic_version SET version_num = '9999'")
     assert program.refuses("run").startswith("the schema cdc_pusher is at revision 9999, this program needs ")
+    assert "upgrade the program" in program.refuses("run")
     done = program("migrate")
     assert done.exit_code in (1, 2)
     assert len(done.stderr.splitlines()) == 1

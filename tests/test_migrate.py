@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -407,3 +408,27 @@ async def test_schema_that_the_role_may_not_see_is_named(dsn: str) -> None:
                 await migrate.require_current(conn)
     finally:
         run(dsn, "DROP ROLE sees_nothing")
+
+
+def test_audit_trail_may_be_in_a_publication(dsn: str) -> None:
+    migrate.to(dsn)
+    publish = "CREATE PUBLICATION everything FOR ALL TABLES"
+    run(dsn, ATTEMPT.format(at="now() - interval '40 days'"), publish, "SELECT cdc_pusher.maintain_attempts(30)")
+    assert column(dsn, "SELECT count(*) FROM cdc_pusher.attempt") == [0]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_database_in_another_encoding_is_refused(dsn: str, encoding: str) -> None:
+    run(dsn, f"CREATE DATABASE encoded ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(CdcPusherError, match=f"the database's encoding is {encoding}: "):
+            migrate.to(make_conninfo(dsn, dbname="encoded"))
+    finally:
+        run(dsn, "DROP DATABASE encoded WITH (FORCE)")
+
+
+def test_time_limit_of_the_cpo_does_not_stop_a_migration(dsn: str) -> None:
+    run(dsn, "ALTER ROLE CURRENT_USER IN DATABASE test SET statement_timeout = '2ms'")
+    migrate.to(dsn)
+    with psycopg.connect(dsn, options="-c statement_timeout=0") as conn:
+        assert conn.execute("SELECT version_num FROM cdc_pusher.alembic_version").fetchall() == [(migrate.head(),)]

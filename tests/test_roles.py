@@ -230,6 +230,26 @@ async def test_what_somebody_has_built_on_our_schema_stops_the_uninstall_by_name
     assert "dropped schema cdc_pusher" in await uninstall.run(cpo, settings(cpo).database)
 
 
+async def test_what_somebody_has_put_into_our_schema_stops_the_uninstall_by_name(cpo: str) -> None:
+    await install(cpo, settings(cpo))
+    run(cpo, "CREATE FUNCTION cdc_pusher.theirs() RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE TABLE cdc_pusher.note (id int)")
+    with pytest.raises(CdcPusherError, match="the schema cdc_pusher holds what is not ours: note, theirs; drop"):
+        await uninstall.run(cpo, settings(cpo).database)
+    async with await connect(cpo, "test") as conn:
+        assert await triggers.verify(conn, settings(cpo).source.watch) == [], "nothing was touched"
+
+
+async def test_uninstall_does_not_miss_what_was_dropped_before(cpo: str) -> None:
+    await install(cpo, settings(cpo))
+    run(
+        cpo,
+        "DROP VIEW cdc_pusher.outbox_problems",
+        "DROP FUNCTION cdc_pusher.refresh_statistics",
+        "DROP TABLE cdc_pusher.attempt, cdc_pusher.cpo",
+    )
+    assert "dropped schema cdc_pusher" in await uninstall.run(cpo, settings(cpo).database)
+
+
 async def test_running_daemon_stops_the_uninstall(cpo: str) -> None:
     await install(cpo, settings(cpo))
     async with await connect(cpo, "capture"):
@@ -277,9 +297,17 @@ async def test_right_that_stays_by_another_grant_is_told(cpo: str) -> None:
     run(cpo, f'CREATE ROLE readers; GRANT SELECT ON station TO readers; GRANT readers TO "{RUNTIME}"')
     try:
         done = await uninstall.run(cpo, settings(cpo).database)
-        assert f"{RUNTIME} keeps SELECT on public.station, by another grant: revoked ours" in done
+        assert f"{RUNTIME} keeps SELECT on public.station, by another grant" in done
     finally:
         run(cpo, "DROP OWNED BY readers; DROP ROLE readers")
+
+
+async def test_role_that_was_renamed_is_dropped_when_nothing_else_is_its(cpo: str) -> None:
+    roles_before = role_names(cpo)
+    await install(cpo, settings(cpo))
+    run(cpo, f'ALTER ROLE "{OWNER}" RENAME TO renamed')
+    await uninstall.run(cpo, DatabaseSettings(dsn=cpo))
+    assert role_names(cpo) == roles_before
 
 
 async def test_roles_are_dropped_even_if_the_configuration_no_longer_names_them(cpo: str) -> None:
@@ -295,6 +323,8 @@ async def test_role_that_took_the_place_of_another_leaves_it_no_rights(cpo: str)
     try:
         done = await install(cpo, renamed)
         assert f"revoked SELECT on public.station from {RUNTIME}" in done
+        used = "has_schema_privilege('{0}', 'cdc_pusher', 'USAGE') OR has_table_privilege('{0}', 'cdc_pusher.outbox', 'SELECT')"
+        assert run(cpo, f"SELECT {used.format(RUNTIME)}") == [(False,)]
     finally:
         run(cpo, "DROP OWNED BY second", "DROP ROLE second")
 

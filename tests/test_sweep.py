@@ -269,8 +269,9 @@ async def test_row_in_flight_that_is_in_doubt_is_not_counted_as_healed(cpo: Rig)
         await cpo.sql("UPDATE station SET name = 'other' WHERE id = 's1'")
         await daemon.capture()
         await daemon.answer((await daemon.claim())["s1"], "retry", uncertain=True, error="cut")
+        columns = "type, speed_kw, status"
         await cpo.sql(
-            "INSERT INTO connector (station_id, evse_id, type, speed_kw, status) SELECT station_id, 'DE*8PS*E777*1', type, speed_kw, status FROM connector WHERE station_id = 's1'"
+            f"INSERT INTO connector (station_id, evse_id, {columns}) SELECT 's1', 'DE*8PS*E777*1', {columns} FROM connector LIMIT 1"
         )
         await daemon.capture()
         assert "s1" in await daemon.claim()

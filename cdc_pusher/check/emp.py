@@ -71,6 +71,8 @@ async def _reach(name: str, emp: EmpSettings) -> Finding:
     try:
         async with asyncio.timeout(REACH_S):
             _, writer = await asyncio.open_connection(host, port, ssl=context)
+    except UnicodeError:
+        said = "that is no name of a host: look at the URL"
     except TimeoutError:
         said = f"no answer within {REACH_S:g} s: is there a firewall in between?"
     except socket.gaierror:

@@ -1,12 +1,12 @@
 """The mapping against the tables: the columns of both queries and their types, and hidden rows. What it costs: `indexes`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 import psycopg
 from psycopg import sql
 
-from cdc_pusher import source
+from cdc_pusher import oioi, source
 from cdc_pusher.check.explain import relations
 from cdc_pusher.check.finding import Finding, ok, problem, warning
 from cdc_pusher.config import SourceSettings
@@ -48,7 +48,18 @@ async def check(conn: Connection, settings: SourceSettings) -> list[Finding]:
             found += _columns(name, {column: one.type.as_string(conn) for column, one in columns.items()})
             found += await _hidden_rows(conn, name, query)
             found += await _unwatched(conn, name, query, [watch.table for watch in settings.watch])
-    return found
+    return [
+        *found,
+        *_words("statuses", settings.statuses, oioi.STATUSES),
+        *_words("connector_types", settings.connector_types, oioi.CONNECTOR_TYPES),
+    ]
+
+
+def _words(name: str, mapped: Mapping[str, str], known: Collection[str]) -> Iterator[Finding]:
+    """Words of the operator's own map that the protocol does not have."""
+    if wrong := [f"'{value}' becomes '{word}'" for value, word in mapped.items() if word not in known]:
+        text = f"{len(wrong)} of {len(mapped)} values become words that OIOI does not have; it has {', '.join(sorted(known))}"
+        yield problem(f"source.{name}", text, count=len(wrong), examples=wrong[:5])
 
 
 def _columns(name: Query, types: Mapping[str, str]) -> Iterator[Finding]:
@@ -98,10 +109,10 @@ async def _hidden_rows(conn: Connection, name: Query, query: str) -> list[Findin
     async with conn.transaction():
         rows = await (await conn.execute(_sql.relations, read)).fetchall()
     hiding = [row["name"] for row in rows if row["hides_rows"]]
-    if not hiding:
-        return []
+    if not hiding and any(row["has_policies"] for row in rows):
+        return []  # a table of which all rows are hidden is not even in the plan
     said = "row-level security hides rows from our role, and a station that is hidden is deleted at the EMPs: give it a policy USING (true)"
-    return [problem(f"source.{name}", said, count=len(hiding), examples=[*hiding, refusal])]
+    return [problem(f"source.{name}", said, count=max(1, len(hiding)), examples=[*hiding, refusal])]
 
 
 async def _unwatched(conn: Connection, name: Query, query: str, watched: list[str]) -> list[Finding]:

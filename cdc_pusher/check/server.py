@@ -14,17 +14,10 @@ OLDEST, NEWEST = 14, 18  # major versions of Postgres that are tested
 
 async def check(conn: Connection) -> list[Finding]:
     """Look at the server behind this connection, which is outside a transaction."""
-    if not is_readable(conn):
-        return [problem("database", "the encoding is SQL_ASCII: nobody can say what its texts mean, it has to be UTF8")]
     async with conn.transaction():
         row = await (await conn.execute(_sql.server)).fetchone()
     assert row is not None
     return list(_judged(row, major=conn.info.server_version // 10_000, pid_of_protocol=conn.info.backend_pid))
-
-
-def is_readable(conn: Connection) -> bool:
-    """Whether texts come as texts."""
-    return conn.info.encoding != "ascii"
 
 
 def _judged(row: Mapping[str, Any], *, major: int, pid_of_protocol: int) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except psycopg.Error as error:
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName) and SCHEMA in str(error):
-            _fail(migrate.NO_SCHEMA, ConfigurationError.exit_code)
+            _fail(f"{migrate.NO_SCHEMA} ({one_line(error)})", ConfigurationError.exit_code)
         _fail(f"the database said: {one_line(error)}", 1)
     except BrokenPipeError:
         sys.exit(1)

@@ -50,6 +50,6 @@ def confirm(
     for name in emps_of(settings, emp):
         known = settings.emp[name].cpos
         if unknown := sorted(set(cpo or ()) - known.keys()):
-            raise ConfigurationError(f"emp.{name}.cpos has no cpo-id for {', '.join(unknown)}")
+            raise ConfigurationError(f"emp.{name}.cpos has no cpo-id for {', '.join(map(repr, unknown))}")
         confirmed = run(cpos.confirm(settings, name, sorted(cpo or known)))
-        typer.echo(f"{name}: {', '.join(confirmed) or 'nothing that was not'} confirmed")
+        typer.echo(f"{name}: {show.text(', '.join(confirmed)) or 'nothing that was not'} confirmed")

@@ -61,7 +61,8 @@ SELECT
               AND p.polcmd IN ('r', '*')
               AND NOT p.polpermissive
         )
-    ) AS hides_rows
+    ) AS hides_rows,
+    row_security_active(c.oid) AS has_policies
 FROM unnest(%(schemas)s::text[], %(relations)s::text[]) AS r (schema, relation)
 JOIN pg_catalog.pg_namespace AS n
     ON n.nspname = r.schema

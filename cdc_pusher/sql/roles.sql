@@ -128,24 +128,35 @@ WHERE g.role = %(role)s
   AND coalesce(c.oid, n.oid) IS NOT NULL
 
 -- name: created
--- The roles that we have made and that own our schema or were granted something.
+-- The roles that we have made and that may use our schema or were granted something.
 SELECT r.rolname AS role
 FROM pg_catalog.pg_roles AS r
 WHERE shobj_description(r.oid, 'pg_authid') = %(comment)s
   AND (
-      r.oid = (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'cdc_pusher')
+      r.oid IN (
+          SELECT a.grantee
+          FROM pg_catalog.pg_namespace AS n
+          CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
+          WHERE n.nspname = 'cdc_pusher'
+      )
       OR r.rolname IN (SELECT role FROM cdc_pusher.granted)
   )
 ORDER BY r.rolname
 
 -- name: strangers
--- What in our schema belongs to another role than the owner, as statements that change that. What belongs to a table goes with it.
+-- What in our schema belongs to another role than the owner, as statements that change that: the schema first, or the
+-- owner could not have the others. What belongs to a table goes with it.
+SELECT format('ALTER SCHEMA cdc_pusher OWNER TO %%I', %(owner)s::text) AS statement
+FROM pg_catalog.pg_namespace AS n
+WHERE n.nspname = 'cdc_pusher'
+  AND pg_get_userbyid(n.nspowner) <> %(owner)s
+UNION ALL
 SELECT format(
     'ALTER %%s cdc_pusher.%%I OWNER TO %%I',
     CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
     c.relname,
     %(owner)s::text
-) AS statement
+)
 FROM pg_catalog.pg_class AS c
 WHERE c.relnamespace = to_regnamespace('cdc_pusher')
   AND c.relkind IN ('r', 'p', 'v', 'S')
@@ -164,13 +175,27 @@ SELECT format('ALTER FUNCTION %%s OWNER TO %%I', p.oid::regprocedure, %(owner)s:
 FROM pg_catalog.pg_proc AS p
 WHERE p.pronamespace = to_regnamespace('cdc_pusher')
   AND pg_get_userbyid(p.proowner) <> %(owner)s
-UNION ALL
-SELECT format('ALTER SCHEMA cdc_pusher OWNER TO %%I', %(owner)s::text)
-FROM pg_catalog.pg_namespace AS n
-WHERE n.nspname = 'cdc_pusher'
-  AND pg_get_userbyid(n.nspowner) <> %(owner)s
 
 -- name: is_foreign
 -- Whether our schema has tables, but not the one that every version of ours has had.
 SELECT to_regclass('cdc_pusher.alembic_version') IS NULL
     AND EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relnamespace = to_regnamespace('cdc_pusher'))
+
+-- name: left_over
+-- What is in our schema after all that migrations made has gone, and is none of a trigger's functions either.
+SELECT c.relname AS name
+FROM pg_catalog.pg_class AS c
+WHERE c.relnamespace = to_regnamespace('cdc_pusher')
+  AND c.relname NOT IN ('alembic_version', 'alembic_version_pkc')
+UNION
+SELECT p.proname
+FROM pg_catalog.pg_proc AS p
+WHERE p.pronamespace = to_regnamespace('cdc_pusher')
+  AND p.proname !~ '^cdc_pusher_[0-9a-f]{8}$'
+UNION
+SELECT t.typname
+FROM pg_catalog.pg_type AS t
+WHERE t.typnamespace = to_regnamespace('cdc_pusher')
+  AND t.typrelid = 0
+  AND t.typelem = 0
+ORDER BY 1

@@ -10,11 +10,11 @@ branch_labels = None
 depends_on = None
 
 DOWNGRADE = """
-DROP VIEW cdc_pusher.station_state, cdc_pusher.delivery_lag, cdc_pusher.emp_progress, cdc_pusher.outbox_problems;
-DROP FUNCTION cdc_pusher.maintain_attempts;
-DROP TABLE
+DROP VIEW IF EXISTS cdc_pusher.station_state, cdc_pusher.delivery_lag, cdc_pusher.emp_progress, cdc_pusher.outbox_problems;
+DROP FUNCTION IF EXISTS cdc_pusher.maintain_attempts;
+DROP TABLE IF EXISTS
     cdc_pusher.attempt, cdc_pusher.capture, cdc_pusher.change, cdc_pusher.cpo, cdc_pusher.emp, cdc_pusher.evse, cdc_pusher.outbox;
-DROP SEQUENCE cdc_pusher.asleep, cdc_pusher.missed;
+DROP SEQUENCE IF EXISTS cdc_pusher.asleep, cdc_pusher.missed;
 """
 
 

@@ -10,27 +10,27 @@ branch_labels = None
 depends_on = None
 
 DOWNGRADE = """
-DROP VIEW cdc_pusher.emp_progress;
-DROP TABLE cdc_pusher.granted;
-DROP FUNCTION cdc_pusher.refresh_statistics;
+DROP VIEW IF EXISTS cdc_pusher.emp_progress;
+DROP TABLE IF EXISTS cdc_pusher.granted;
+DROP FUNCTION IF EXISTS cdc_pusher.refresh_statistics;
 ALTER FUNCTION cdc_pusher.maintain_attempts SECURITY INVOKER RESET search_path;
-ALTER TABLE cdc_pusher.cpo DROP CONSTRAINT cpo_confirmed_with_an_identifier;
+ALTER TABLE IF EXISTS cdc_pusher.cpo DROP CONSTRAINT IF EXISTS cpo_confirmed_with_an_identifier;
 DELETE FROM cdc_pusher.change WHERE watch IS NOT NULL;
-ALTER TABLE cdc_pusher.change DROP COLUMN watch, DROP COLUMN source_row;
-ALTER TABLE cdc_pusher.emp
-    DROP CONSTRAINT emp_walk_next_is_known,
-    DROP CONSTRAINT emp_a_next_walk_follows_one,
-    DROP CONSTRAINT emp_only_a_sweep_has_a_pace,
-    DROP COLUMN walk_pace,
-    DROP COLUMN walk_due_at,
-    DROP COLUMN sweep_started_at,
-    DROP COLUMN sweep_completed_at,
-    DROP COLUMN healed,
-    DROP COLUMN healed_at;
-ALTER TABLE cdc_pusher.emp ALTER COLUMN walk_next TYPE boolean USING walk_next IS NOT NULL;
-ALTER TABLE cdc_pusher.emp RENAME COLUMN walk_next TO walk_again;
-ALTER TABLE cdc_pusher.emp ALTER COLUMN walk_again SET DEFAULT false;
-ALTER TABLE cdc_pusher.emp ALTER COLUMN walk_again SET NOT NULL;
+ALTER TABLE IF EXISTS cdc_pusher.change DROP COLUMN IF EXISTS watch, DROP COLUMN IF EXISTS source_row;
+ALTER TABLE IF EXISTS cdc_pusher.emp
+    DROP CONSTRAINT IF EXISTS emp_walk_next_is_known,
+    DROP CONSTRAINT IF EXISTS emp_a_next_walk_follows_one,
+    DROP CONSTRAINT IF EXISTS emp_only_a_sweep_has_a_pace,
+    DROP COLUMN IF EXISTS walk_pace,
+    DROP COLUMN IF EXISTS walk_due_at,
+    DROP COLUMN IF EXISTS sweep_started_at,
+    DROP COLUMN IF EXISTS sweep_completed_at,
+    DROP COLUMN IF EXISTS healed,
+    DROP COLUMN IF EXISTS healed_at;
+ALTER TABLE IF EXISTS cdc_pusher.emp ALTER COLUMN walk_next TYPE boolean USING walk_next IS NOT NULL;
+ALTER TABLE IF EXISTS cdc_pusher.emp RENAME COLUMN walk_next TO walk_again;
+ALTER TABLE IF EXISTS cdc_pusher.emp ALTER COLUMN walk_again SET DEFAULT false;
+ALTER TABLE IF EXISTS cdc_pusher.emp ALTER COLUMN walk_again SET NOT NULL;
 """
 DIRECTORY = Path(__file__).parent
 
