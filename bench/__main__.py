@@ -5,10 +5,10 @@ import json
 import sys
 from collections.abc import Callable
 
-from bench import heartbeat, large
+from bench import heartbeat, large, trigger
 from bench.result import Result
 
-BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"large": large.run, "heartbeat": heartbeat.run}
+BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"large": large.run, "heartbeat": heartbeat.run, "trigger": trigger.run}
 
 
 def main() -> int:

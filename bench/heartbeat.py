@@ -7,7 +7,6 @@ is what counts, on a server with its own fsync. Then 1,000 heartbeats a second f
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from bench.processes import cdc_pusher
 from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -81,23 +81,19 @@ class _Bench:
     @contextmanager
     def daemon(self) -> Iterator[None]:
         """An EMP and a daemon that has delivered everything."""
-        command = [sys.executable, "-m", "cdc_pusher"]
-        with subprocess.Popen([*command, "sandbox", "--port", "0"], stdout=subprocess.PIPE, text=True) as emp:
+        with cdc_pusher("sandbox", "--port", "0", stdout=subprocess.PIPE) as emp:
             assert emp.stdout is not None
             found = re.search(r"http://\S+", emp.stdout.readline())
             assert found is not None
             self.config.write_text(CONFIG.format(dsn=json.dumps(self.server.dsn()), url=json.dumps(found[0].rstrip("."))))
-            subprocess.run([*command, "migrate", "--config", str(self.config)], check=True, stdout=subprocess.DEVNULL)
-            with subprocess.Popen([*command, "run", "--config", str(self.config)], stderr=subprocess.DEVNULL) as daemon:
+            with cdc_pusher("migrate", "--config", str(self.config), stdout=subprocess.DEVNULL) as migrating:
+                assert migrating.wait() == 0, "cdc-pusher migrate has failed"
+            with cdc_pusher("run", "--config", str(self.config), stderr=subprocess.DEVNULL) as daemon:
                 delivered = "SELECT count(*) FROM cdc_pusher.outbox WHERE state = 'delivered'"
                 while self.value(delivered) < 2 * STATIONS:
                     assert daemon.poll() is None, "the daemon has ended"
                     self.value("SELECT pg_sleep(0.2)")
-                try:
-                    yield
-                finally:
-                    daemon.terminate()
-            emp.terminate()
+                yield
 
     def value(self, query: str) -> Any:
         row = self.conn.execute(query.encode()).fetchone()
