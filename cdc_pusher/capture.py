@@ -17,6 +17,7 @@ from cdc_pusher import outbox, plan
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import MappingError
+from cdc_pusher.model import Held
 from cdc_pusher.outbox import Change
 from cdc_pusher.plan import Plan, Reading, Receiver
 from cdc_pusher.reconcile import LIVE, Occasion
@@ -111,7 +112,12 @@ async def _plans(
     known = sorted({*listed, *(e.evse_id for found in evses.values() for e in found)})
     entries = await outbox.entries(conn, names, stations, known)
     told = await outbox.known_cpos(conn, names, cpos)
-    return [plan.make(emps[name], occasions[name], reading, entries[name], evses[name], told[name]) for name in names]
+    return [plan.make(emps[name], occasions[name], _for_emp(reading, name), entries[name], evses[name], told[name]) for name in names]
+
+
+def _for_emp(reading: Reading, emp: str) -> Reading:
+    """What an EMP is to know of: for it, a station that is not meant for it is not there."""
+    return {station_id: found for station_id, found in reading.items() if isinstance(found, Held) or emp not in found.not_for}
 
 
 async def _healed(conn: Connection, plans: Iterable[Plan]) -> Mapping[str, frozenset[str]]:

@@ -47,6 +47,7 @@ def _role_name(name: str) -> str:
 
 EmpName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Sql = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+ConnectorsChanged = Literal["hold", "replace", "send"]
 RoleName = Annotated[str, AfterValidator(_role_name)]
 
 
@@ -140,7 +141,8 @@ class EmpSettings(_Section):
     api_key: SecretStr | None = None
     concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     max_requests_per_second: Annotated[float, Field(gt=0)] | None = None
-    connectors_changed: Literal["hold", "send"] = "hold"
+    connectors_changed: ConnectorsChanged = "hold"
+    only: Sql | None = None
     confirm_cpos: Literal["manual", "automatic"] = "manual"
     cpos: dict[str, str] = {}
     request_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
@@ -168,6 +170,11 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     emp: dict[EmpName, EmpSettings] = {}
     daemon: DaemonSettings = DaemonSettings()
+
+    @property
+    def only(self) -> dict[str, str]:
+        """By EMP, the condition that stations have to meet, of those that have one."""
+        return {name: emp.only for name, emp in sorted(self.emp.items()) if emp.only is not None}
 
 
 def load(path: Path | None = None) -> Settings:

@@ -38,10 +38,12 @@ async def listing(settings: Settings, emps: Sequence[str]) -> list[Cpo]:
     """
     async with await connect(settings.database.dsn, "cpo") as conn:
         confirmed = await _confirmed(conn)
-        source = await Source.open(conn, settings.source)
-        in_stations = {row["cpo"]: row for row in await source.cpos()}
+        source = await Source.open(conn, settings.source, settings.only)
+        whose = {None, *(emp for emp in emps if emp in settings.only)}
+        stations = {emp: {row["cpo"]: row for row in await source.cpos(emp)} for emp in whose}
     found = []
     for emp in emps:
+        in_stations = stations.get(emp, stations[None])
         cpo_ids = settings.emp[emp].cpos
         for cpo in [*in_stations, *(cpo for cpo in sorted(cpo_ids) if cpo not in in_stations)]:
             row = in_stations.get(cpo, {"name": None, "stations": 0})

@@ -55,7 +55,7 @@ async def run(settings: Settings) -> None:
         await migrate.require_current(conn)
         if drift := await triggers.verify(conn, settings.source.watch):
             log.error("changes may only be found by a sweep until cdc-pusher migrate has mended the triggers", triggers=drift)
-        await Source.open(conn, settings.source)
+        await Source.open(conn, settings.source, settings.only)
     await Daemon(settings).run()
 
 
@@ -148,7 +148,7 @@ class Daemon:
         while not self._stop.is_set():
             try:
                 async with await connect(self._settings.database.dsn, "source") as source_conn:
-                    source = await Source.open(source_conn, self._settings.source)
+                    source = await Source.open(source_conn, self._settings.source, self._settings.only)
                     log.info("ready", emps=sorted(self._lanes))
                     notify_systemd("READY=1")
                     await self._fill(conn, source)

@@ -44,7 +44,7 @@ async def register(conn: Connection, settings: Settings) -> dict[str, str]:
 
 def _fingerprint(settings: Settings, emp: str) -> str:
     """Of all configuration that decides what the EMP should have."""
-    of_emp = settings.emp[emp].model_dump(mode="json", include={"protocol", "cpos", "confirm_cpos", "connectors_changed"})
+    of_emp = settings.emp[emp].model_dump(mode="json", include={"protocol", "cpos", "confirm_cpos", "connectors_changed", "only"})
     text = json.dumps([settings.source.model_dump(mode="json"), of_emp], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

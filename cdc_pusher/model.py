@@ -27,7 +27,8 @@ class Connector:
 class Station:
     """One station as the mapping returns it, with its connectors; nothing but `station_id` is checked yet.
 
-    The fields are the columns of `[source] stations`; a column that the mapping leaves out is None.
+    The fields are the columns of `[source] stations`; a column that the mapping leaves out is None. `not_for`: the EMPs whose condition
+    (`only`) it does not meet.
     """
 
     station_id: str
@@ -57,9 +58,10 @@ class Station:
     is_roofed: Any = None
     is_private: Any = None
     connectors: tuple[Connector, ...] = ()
+    not_for: frozenset[str] = frozenset()
 
 
-STATION_COLUMNS = tuple(f.name for f in fields(Station) if f.name != "connectors")
+STATION_COLUMNS = tuple(f.name for f in fields(Station) if f.name not in ("connectors", "not_for"))
 CONNECTOR_COLUMNS = ("station_id", *(f.name for f in fields(Connector)))
 
 

@@ -38,6 +38,7 @@ _CALL = {"station": "station-post", "status": "connector-post-status"}
 _EVSE_ID = re.compile(r"[A-Za-z]{2}\*?[A-Za-z0-9]{3}\*?E[A-Za-z0-9*]{1,30}")
 _TIME = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00")
 _DAY = re.compile(r"Mo|Tu|We|Th|Fr|Sa|Su")
+_SUCCESSOR = re.compile(r"(.+)~([2-9]|[1-9][0-9]{1,8})", re.DOTALL)
 _UNSENDABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")
 _UNSENDABLE_IN_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _ANSI_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]")
@@ -108,6 +109,27 @@ def deleted(payload: Payload) -> Payload:
 def is_deleted(payload: Payload) -> bool:
     """Say whether a station payload deletes its station."""
     return payload["deleted"] is True
+
+
+def with_id(payload: Payload, station_id: str) -> Payload:
+    """Return the same station under another id."""
+    return payload if payload["id"] == station_id else {**payload, "id": station_id}
+
+
+def successor(station_id: str) -> str:
+    """Return the id under which a station is posted anew, when this one was deleted.
+
+    >>> successor("x"), successor("x~2"), successor("x~y")
+    ('x~2', 'x~3', 'x~y~2')
+    """
+    if found := _SUCCESSOR.fullmatch(station_id):
+        return f"{found[1]}~{int(found[2]) + 1}"
+    return f"{station_id}~2"
+
+
+def is_successor(station_id: str) -> bool:
+    """Say whether an id has the form that only `successor` may give."""
+    return _SUCCESSOR.fullmatch(station_id) is not None
 
 
 def evse_ids(payload: Payload) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Receiver:
     """What the plan needs to know of an EMP's configuration."""
 
     name: str
-    connectors_changed: Literal["hold", "send"]
+    connectors_changed: Literal["hold", "replace", "send"]
     cpos: Mapping[str, str]
 
 
@@ -104,6 +104,9 @@ def make(
 def encoded(found: Station, receiver: Receiver, cpos: Mapping[str, str | None]) -> Payload | Held:
     """The station as this EMP is to be sent it; `cpos`: the CPOs that are known for it, and the cpo-id that it was told."""
     cpo = str(found.cpo)
+    if receiver.connectors_changed == "replace" and oioi.is_successor(found.station_id):
+        fault = "station_id: ends like an id that connectors_changed = replace gives"
+        return Held(reason=f"{fault} ('{found.station_id}')", faults=(fault,))
     return oioi.encode_station(found, cpo_id=receiver.cpos.get(cpo), confirmed=cpos.get(cpo) == receiver.cpos.get(cpo))
 
 
@@ -185,7 +188,7 @@ class _Batch:
         if found is None or isinstance(found, Held):
             return found
         row = self.rows.get(("station", station_id))
-        if not found.connectors and self.receiver.connectors_changed == "send" and row is not None and row.maybe_at_emp:
+        if not found.connectors and self.receiver.connectors_changed != "hold" and row is not None and row.maybe_at_emp:
             return None  # it has given its last connector away: no message can say so but its deletion
         statuses = oioi.encode_statuses(found)
         self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if _storable(evse_id, EVSE_ID_LIMIT)}

@@ -54,6 +54,11 @@ class Entry:
         return self.state == "in_flight"
 
     @property
+    def deletes(self) -> bool:
+        """Whether its message deletes a station."""
+        return self.kind == "station" and self.payload is not None and oioi.is_deleted(self.payload)
+
+    @property
     def uncertain(self) -> bool:
         """Whether the EMP may hold something else than it acknowledged."""
         return self.doubtful is not None
@@ -99,7 +104,7 @@ def station(
     *,
     emp: str,
     key: str,
-    connectors_changed: Literal["hold", "send"],
+    connectors_changed: Literal["hold", "replace", "send"],
     elsewhere: Set[str] = frozenset(),
 ) -> Decision:
     """Decide about a station's row. `desired` None: the CPO no longer lists it.
@@ -110,6 +115,8 @@ def station(
         if desired is None:
             return None
         row = Entry(emp=emp, kind="station", key=key, station_id=key)
+    if desired is not None and not isinstance(desired, Held):
+        desired = oioi.with_id(desired, _id_at_emp(row, connectors_changed))
     if row.in_flight:
         return _mark(row, desired if desired is not None else _deletion(row), occasion)
     if desired is None:
@@ -142,7 +149,7 @@ def heals(row: Entry | None, decision: Decision) -> bool:
     if row is None or not isinstance(decision, Entry):
         return decision is not None
     if row.in_flight:  # of what goes again because of a doubt, or goes away, nobody can say whether that was known
-        return decision.desired_gen > row.desired_gen and not row.uncertain and not (row.payload and oioi.is_deleted(row.payload))
+        return decision.desired_gen > row.desired_gen and not row.uncertain and not row.deletes
     held = "held" in (row.state, decision.state) and (row.state, row.reason) != (decision.state, decision.reason)
     return held or decision.payload != row.payload
 
@@ -161,13 +168,37 @@ def _deletion(row: Entry) -> Payload:
     return oioi.deleted(known)
 
 
-def _with_connector_rule(row: Entry, desired: Payload, connectors_changed: Literal["hold", "send"], elsewhere: Set[str]) -> Payload | Held:
+def _id_at_emp(row: Entry, connectors_changed: str) -> str:
+    """What the station is called at the EMP: as it was last, but one that was deleted there to be replaced comes back under a new id."""
+    known = row.payload if row.in_flight else row.doubtful or row.acknowledged
+    if known is None:
+        return row.key
+    known_id: str = known["id"]
+    returns = connectors_changed == "replace" and oioi.is_deleted(known) and not row.uncertain and not row.in_flight
+    return oioi.successor(known_id) if returns else known_id
+
+
+def _replacing(row: Entry, desired: Payload) -> Payload:
+    """What goes next if a station with other connectors is a new one: the deletion of the old one, until that is surely gone."""
+    known = row.doubtful or row.acknowledged
+    if known is None:
+        return desired
+    if oioi.is_deleted(known):
+        return known if row.uncertain else desired
+    return desired if oioi.evse_ids(known) == oioi.evse_ids(desired) else oioi.deleted(known)
+
+
+def _with_connector_rule(
+    row: Entry, desired: Payload, connectors_changed: Literal["hold", "replace", "send"], elsewhere: Set[str]
+) -> Payload | Held:
     """OIOI v4, station-post: the connectors of a station that the EMP already has may not change, neither their number nor their ids.
 
     `hold` keeps the new version back. `send` is for EMPs that allow it; there a station that gives EVSEs away and waits for others that are
     still elsewhere is deleted first, for two stations that swap would wait for each other for ever. Under `hold` a doubt is settled first:
-    what may have arrived is sent again, and only what the EMP makes of it decides.
+    what may have arrived is sent again, and only what the EMP makes of it decides. `replace` deletes the station and posts it as another.
     """
+    if connectors_changed == "replace":
+        return _replacing(row, desired)
     if connectors_changed == "hold" and row.doubtful is not None and oioi.evse_ids(row.doubtful) != oioi.evse_ids(desired):
         return row.doubtful
     if row.acknowledged is None:

@@ -58,14 +58,19 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
-    """What is asked of the mapping, as SQL; all but `cpos` with named parameters (`ids`; `limit`, `after`)."""
+    """What is asked of the mapping, as SQL; all but `cpos` with named parameters (`ids`; `limit`, `after`).
+
+    `cpos`: of all stations (None), and of those for an EMP that has a condition. `only`: EMPs by the column that says the station is not
+    for them.
+    """
 
     stations: bytes
     connectors: bytes
     first_page: bytes
     next_page: bytes
     missing: bytes
-    cpos: bytes
+    cpos: Mapping[str | None, bytes]
+    only: Mapping[str, str]
 
 
 class Source:
@@ -78,11 +83,14 @@ class Source:
         self._watches = {watch.name: watch for watch in settings.watch}
 
     @classmethod
-    async def open(cls, conn: Connection, settings: SourceSettings) -> "Source":
-        """Look up the columns of both queries. Raises `MappingError`: the query fails, or a column that is needed is missing."""
+    async def open(cls, conn: Connection, settings: SourceSettings, only: Mapping[str, str] | None = None) -> "Source":
+        """Look up the columns of both queries. `only`: by EMP, the condition that stations have to meet.
+
+        Raises `MappingError`: a query or a condition fails, or a column that is needed is missing.
+        """
         await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await conn.set_read_only(True)
-        return cls(conn, settings, await prepare(conn, settings))
+        return cls(conn, settings, await prepare(conn, settings, only or {}))
 
     async def read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
         """The stations with these ids (text) as they are now; one that the query no longer returns is not in the answer.
@@ -137,11 +145,15 @@ class Source:
             raise MappingError(f"source.watch {self._watches[watch].table}: {one_line(error)}") from error
         return [row["station_id"] for row in found] if len(found) <= limit else None
 
-    async def cpos(self) -> list[DictRow]:
-        """The CPOs of all stations: `cpo` (text), `name` (None unless the mapping has `cpo_name`), `stations`, the number of them."""
+    async def cpos(self, emp: str | None = None) -> list[DictRow]:
+        """The CPOs of all stations, or of those for an EMP.
+
+        `cpo` (text), `name` (None unless the mapping has `cpo_name`), `stations`, the number of them.
+        """
         try:
             async with _snapshot(self._conn):
-                return await (await self._conn.execute(self._queries.cpos, {})).fetchall()
+                query = self._queries.cpos.get(emp, self._queries.cpos[None])
+                return await (await self._conn.execute(query, {})).fetchall()
         except _OF_THE_DATA as error:
             raise MappingError(f"source.stations: {one_line(error)}") from error
 
@@ -156,13 +168,14 @@ class Source:
         found: dict[str, Station | Held] = {}
         for row in stations:
             station_id = row["station_id"]
+            not_for = frozenset(emp for column, emp in self._queries.only.items() if row.pop(column))
             if station_id in found:
                 fault = "station_id: the mapping returns more than one row"
                 found[station_id] = Held(reason=f"{fault} for '{station_id}'", faults=(fault,))
             else:
                 country = row["country"]
                 row["country"] = (isinstance(country, str) and vocabulary.country(country)) or country
-                found[station_id] = Station(**row, connectors=tuple(of_station[station_id]))
+                found[station_id] = Station(**row, connectors=tuple(of_station[station_id]), not_for=not_for)
         return found
 
     def _connector(self, row: DictRow) -> Connector:
@@ -183,8 +196,9 @@ def _translated(value: Any, names: Mapping[str, str], built_in: Callable[[str], 
     return (isinstance(value, str) and built_in(value)) or value
 
 
-async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
+async def prepare(conn: Connection, settings: SourceSettings, only: Mapping[str, str] | None = None) -> Queries:
     """Look up the columns of both queries of the mapping, and make of them what is asked of it. Raises `MappingError`."""
+    conditions = {emp: _condition(text) for emp, text in (only or {}).items()}
     station_columns = await columns(conn, "stations", settings.stations)
     connector_columns = await columns(conn, "connectors", settings.connectors)
     id_type = station_columns["station_id"].type
@@ -200,11 +214,18 @@ async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
         " WHERE NOT EXISTS (SELECT FROM {} AS s WHERE s.station_id = r.id::{})"
     ).format(stations, id_type)
     cpos = sql.SQL(
-        "SELECT s.cpo::text AS cpo, min({}::text) AS name, count(*) AS stations FROM {} AS s WHERE s.station_id IS NOT NULL"
+        "SELECT s.cpo::text AS cpo, min({}::text) AS name, count(*) AS stations FROM {} AS s WHERE s.station_id IS NOT NULL AND {}"
         " GROUP BY 1 ORDER BY 3 DESC, 1"
-    ).format(sql.SQL("s.cpo_name" if "cpo_name" in station_columns else "NULL"), stations)
+    )
+    cpo_name = sql.SQL("s.cpo_name" if "cpo_name" in station_columns else "NULL")
+    of_whom: dict[str | None, sql.Composable] = {None: sql.SQL("true")}
+    of_whom.update(conditions)
+    for emp, condition in conditions.items():
+        await _try_condition(conn, emp, stations, condition)
+    excluding = {f"not for {emp}": condition for emp, condition in conditions.items()}
+    read = {c: station_columns[c] for c in STATION_COLUMNS if c in station_columns}
     return Queries(
-        stations=_by_station(stations, {c: station_columns[c] for c in STATION_COLUMNS if c in station_columns}).as_bytes(conn),
+        stations=_by_station(stations, read, excluding=excluding).as_bytes(conn),
         connectors=_by_station(
             connectors,
             {c: connector_columns[c] for c in CONNECTOR_COLUMNS},
@@ -213,8 +234,21 @@ async def prepare(conn: Connection, settings: SourceSettings) -> Queries:
         first_page=first.as_bytes(conn),
         next_page=following.as_bytes(conn),
         missing=missing.as_bytes(conn),
-        cpos=cpos.as_bytes(conn),
+        cpos={emp: cpos.format(cpo_name, stations, condition).as_bytes(conn) for emp, condition in of_whom.items()},
+        only={f"not for {emp}": emp for emp in conditions},
     )
+
+
+def _condition(text: str) -> sql.Composable:
+    """The operator's condition over the columns of `stations`; a `%` in it is not a parameter of ours."""
+    return sql.SQL("(\n{}\n)").format(sql.SQL(text.replace("%", "%%")))  # the operator's SQL
+
+
+async def _try_condition(conn: Connection, emp: str, stations: sql.Composable, condition: sql.Composable) -> None:
+    try:
+        await conn.execute(sql.SQL("SELECT FROM {} AS s WHERE {} LIMIT 0").format(stations, condition), {})
+    except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+        raise MappingError(f"emp.{emp}.only: {one_line(error)}") from error
 
 
 def affected_query(watch: Watch) -> sql.Composed:
@@ -244,9 +278,15 @@ def subquery(query: str) -> sql.Composable:
     return sql.SQL("(\n{}\n)").format(sql.SQL(query.rstrip().rstrip(";").replace("%", "%%")))  # the operator's SQL
 
 
-def _by_station(query: sql.Composable, columns: Mapping[str, Column], station_id: sql.Composable = AS_TEXT) -> sql.Composed:
+def _by_station(
+    query: sql.Composable,
+    columns: Mapping[str, Column],
+    station_id: sql.Composable = AS_TEXT,
+    excluding: Mapping[str, sql.Composable] | None = None,
+) -> sql.Composed:
     """The query restricted to the stations in `ids`, compared in the column's own type, so that the CPO's index serves."""
     values = [station_id, *(_value(name, column) for name, column in columns.items() if name != "station_id")]
+    values += [sql.SQL("{} IS NOT TRUE AS {}").format(condition, sql.Identifier(name)) for name, condition in (excluding or {}).items()]
     return sql.SQL("SELECT {} FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[])").format(
         sql.SQL(", ").join(values), query, columns["station_id"].type
     )

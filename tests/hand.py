@@ -66,4 +66,4 @@ async def hand(dsn: str, *emps: str, **options: Any) -> AsyncIterator[Hand]:
     configured = settings(dsn, *(emps or ("a",)), **options)
     async with await connect(dsn, "test") as conn, await connect(dsn, "test source") as source_conn:
         await enqueue.register(conn, configured)
-        yield Hand(configured, conn, await Source.open(source_conn, configured.source))
+        yield Hand(configured, conn, await Source.open(source_conn, configured.source, configured.only))

@@ -18,6 +18,35 @@ DATA, CONNECTORS, ELSEWHERE = "its data are wrong", "connectors: ", "waits until
 """Excuses; the last two as the outbox words them."""
 
 
+class AsOne:
+    """What an EMP holds and was told, with a station that was posted anew under another id (`s1~2`) as the one it is.
+
+    Of several ids the last counts; an earlier one that is still live stands by itself.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.ledger = [entry if entry["kind"] != "station" else _under_its_own_id(entry) for entry in sandbox.ledger]
+        self.stations: dict[str, Any] = {}
+        for key, held in sorted(sandbox.stations.items(), key=lambda item: _ids_of(item[0])):
+            own, _ = _ids_of(key)
+            former = self.stations.pop(own, None)
+            if former is not None and not former["station"]["deleted"]:
+                self.stations[f"{own}, an earlier one,"] = former
+            self.stations[own] = {**held, "station": {**held["station"], "id": own}}
+
+
+def _ids_of(key: str) -> tuple[str, int]:
+    own, _, number = key.partition("~")
+    return own, int(number or 1)
+
+
+def _under_its_own_id(entry: Mapping[str, Any]) -> Row:
+    if entry["key"] is None:
+        return dict(entry)
+    own, _ = _ids_of(entry["key"])
+    return {**entry, "key": own, "payload": {**entry["payload"], "id": own}}
+
+
 class Expected:
     """What the CPO's tables say: `stations` as the EMP should hold them, `wrong` those that cannot be sent, `statuses` of EVSE ids."""
 
@@ -76,7 +105,7 @@ def _is_wrong(content: Row) -> bool:
     return content["address"]["country"] == "??" or not content["connectors"] or any(c["name"] not in TYPES for c in content["connectors"])
 
 
-def excused(expected: Expected, sandbox: Sandbox, in_doubt: Sequence[Row], *, connectors_may_change: bool) -> dict[str, str]:
+def excused(expected: Expected, sandbox: AsOne, in_doubt: Sequence[Row], *, connectors_may_change: bool) -> dict[str, str]:
     """The stations that the EMP may hold otherwise, with the reason that is true of them.
 
     `in_doubt`: EVSEs in stations of which the daemon cannot know whether the EMP has them; one that is stuck as well cannot find out.
@@ -91,7 +120,7 @@ def excused(expected: Expected, sandbox: Sandbox, in_doubt: Sequence[Row], *, co
     return reasons
 
 
-def _blocked(expected: Expected, sandbox: Sandbox, reasons: Mapping[str, str], in_doubt: Sequence[Row]) -> Iterator[str]:
+def _blocked(expected: Expected, sandbox: AsOne, reasons: Mapping[str, str], in_doubt: Sequence[Row]) -> Iterator[str]:
     """Stations that want an EVSE which the EMP has, or may have, in one that is stuck."""
     stuck = {e: s for s in reasons if s in sandbox.stations for e in _live(sandbox.stations[s]["station"])}
     stuck |= {row["evse_id"]: row["station_id"] for row in in_doubt if row["station_id"] in reasons}
@@ -104,7 +133,7 @@ def _live(content: Row) -> set[str]:
     return set() if content["deleted"] else _evses(content)
 
 
-def differences(expected: Expected, sandbox: Sandbox, reasons: Mapping[str, str]) -> Iterator[str]:
+def differences(expected: Expected, sandbox: AsOne, reasons: Mapping[str, str]) -> Iterator[str]:
     """Where the EMP does not hold what the CPO's tables say, but for stations that are excused; and the keys that it is about, quoted."""
     for station in sorted(expected.stations.keys() | sandbox.stations.keys()):
         held = sandbox.stations.get(station)
@@ -146,7 +175,7 @@ def wrong_rows(expected: Expected, reasons: Mapping[str, str], outbox: Sequence[
             yield f"status of '{row['key']}' stays in the outbox, and nobody has the EVSE any more"
 
 
-def without_statuses_after(sandbox: Sandbox, expected: Expected, reasons: Mapping[str, str]) -> Iterator[str]:
+def without_statuses_after(sandbox: AsOne, expected: Expected, reasons: Mapping[str, str]) -> Iterator[str]:
     """EVSEs whose status was not sent after their station was accepted for the last time."""
     entries = [e for e in sandbox.ledger if e["applied"]]
     last_status = {e["key"]: e["seq"] for e in entries if e["kind"] == "status"}
@@ -157,7 +186,7 @@ def without_statuses_after(sandbox: Sandbox, expected: Expected, reasons: Mappin
                 yield f"no status of '{evse}' was sent after '{station}' was accepted"
 
 
-def went_back_stations(sandbox: Sandbox) -> Iterator[str]:
+def went_back_stations(sandbox: AsOne) -> Iterator[str]:
     """Stations that were sent with an older version after a newer one (`name` is the version; deletions have the one that was known)."""
     newest: dict[str, int] = defaultdict(int)
     for entry in sorted(sandbox.ledger, key=lambda e: e["received_at"]):
@@ -168,7 +197,7 @@ def went_back_stations(sandbox: Sandbox) -> Iterator[str]:
             newest[entry["key"]] = max(version, newest[entry["key"]])
 
 
-def went_back_statuses(sandbox: Sandbox, history: Sequence[Row], committed_after: Mapping[int, float]) -> Iterator[str]:
+def went_back_statuses(sandbox: AsOne, history: Sequence[Row], committed_after: Mapping[int, float]) -> Iterator[str]:
     """Unique EVSEs whose requests cannot be read as their history: a value that was not committed yet, or one from before the last one.
 
     Each request is put as early in the history as the one before it allows, so that everything reported is wrong for sure.
@@ -190,7 +219,7 @@ def went_back_statuses(sandbox: Sandbox, history: Sequence[Row], committed_after
             at[evse] = place
 
 
-def refusals(sandbox: Sandbox, *, connectors_may_change: bool) -> Iterator[str]:
+def refusals(sandbox: AsOne, *, connectors_may_change: bool) -> Iterator[str]:
     """Messages that the EMP refused and that should never have been sent.
 
     Excused is only the status (181) of an EVSE that may be leaving a station just then, at an EMP that lets connectors change.
@@ -201,7 +230,7 @@ def refusals(sandbox: Sandbox, *, connectors_may_change: bool) -> Iterator[str]:
             yield f"{entry['outcome']} {entry['kind']} '{entry['key']}' (request {entry['seq']})"
 
 
-def _wandering(sandbox: Sandbox) -> set[str]:
+def _wandering(sandbox: AsOne) -> set[str]:
     """EVSEs that were sent in more than one station, or left out of the one they had been in."""
     homes: dict[str, set[str]] = defaultdict(set)
     left: set[str] = set()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_pusher import capture, enqueue, migrate, oioi, outbox, plan
-from cdc_pusher.config import Settings
+from cdc_pusher.config import ConnectorsChanged, Settings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.model import Connector, Held, Payload, Station
 from cdc_pusher.plan import Evse, Plan, Receiver
@@ -20,6 +20,7 @@ from cdc_pusher.source import Source
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LIVE = Occasion(now=NOW, changed_at=NOW)
+MODES: tuple[ConnectorsChanged, ...] = ("hold", "replace", "send")
 E1, E2, E3 = "DE*8PS*E1", "DE*8PS*E2", "DE*8PS*E3"
 
 
@@ -55,7 +56,7 @@ def sent(*stations: Station) -> dict[str, Payload]:
 class Outbox:
     """The tables outbox and evse of one EMP in memory: just what `plan` reads and writes, and an EMP that accepts everything."""
 
-    connectors_changed: Literal["hold", "send"] = "hold"
+    connectors_changed: ConnectorsChanged = "hold"
     cpos: Mapping[str, str] = field(default_factory=lambda: {"8ps": "DE*8PS"})
     rows: dict[tuple[str, str], Entry] = field(default_factory=dict)
     evses: dict[tuple[str, str], tuple[bool, Literal["no", "maybe", "yes"]]] = field(default_factory=dict)
@@ -359,9 +360,10 @@ def test_evse_that_moves_to_a_new_station_leaves_the_old_one_first() -> None:
     assert outbox.evses == {(E1, "s"): (True, "yes"), (E2, "t"): (True, "yes")}
 
 
-def test_swap_under_send_comes_to_an_end() -> None:
+@pytest.mark.parametrize("mode", ["send", "replace"])
+def test_swap_comes_to_an_end(mode: ConnectorsChanged) -> None:
     """Each of two stations has what the other wants: whatever is sent first is a deletion, and in the end all is as desired."""
-    outbox = Outbox(connectors_changed="send").settled(a_station("s", E1), a_station("t", E2))
+    outbox = Outbox(connectors_changed=mode).settled(a_station("s", E1), a_station("t", E2))
     after = (a_station("s", E2), a_station("t", E1))
     outbox.capture(*after)
     first = [row for row in outbox.rows.values() if row.kind == "station" and row.payload is not None and oioi.is_deleted(row.payload)]
@@ -374,7 +376,8 @@ def test_swap_under_send_comes_to_an_end() -> None:
             if row.state == "pending" and (deletes or not blocked):
                 outbox.accept("station", one.station_id)
         outbox.capture(*after)
-    assert {s: outbox.station(s).acknowledged for s in "st"} == sent(*after)
+    renamed = "~2" if mode == "replace" else ""
+    assert {s: outbox.station(s).acknowledged for s in "st"} == {s: {**one, "id": s + renamed} for s, one in sent(*after).items()}
     assert outbox.evses == {(E2, "s"): (True, "yes"), (E1, "t"): (True, "yes")}
 
 
@@ -491,9 +494,12 @@ async def test_waiting_status_moves_with_its_evse_in_the_database(cpo: Cpo) -> N
 listings = st.dictionaries(st.sampled_from("stu"), st.lists(st.sampled_from([E1, E2, E3]), min_size=1, max_size=2, unique=True))
 
 
-@given(st.lists(st.tuples(listings, st.sampled_from(["Available", "Occupied"])), min_size=1, max_size=6), st.sampled_from(["hold", "send"]))
+@given(
+    st.lists(st.tuples(listings, st.sampled_from(["Available", "Occupied"])), min_size=1, max_size=6),
+    st.sampled_from(["hold", "replace", "send"]),
+)
 def test_no_status_is_due_without_a_station_that_carries_it_and_rows_match_the_last_reading(
-    history: Iterable[tuple[dict[str, list[str]], str]], mode: Literal["hold", "send"]
+    history: Iterable[tuple[dict[str, list[str]], str]], mode: ConnectorsChanged
 ) -> None:
     outbox = Outbox(connectors_changed=mode)
     for listing, status in history:
@@ -513,3 +519,10 @@ def test_no_status_is_due_without_a_station_that_carries_it_and_rows_match_the_l
                 outbox.accept("station", station_id)
         at_emp = [e for (e, _), (_, at) in outbox.evses.items() if at == "yes"]
         assert len(at_emp) == len(set(at_emp)), "the EMP never has one EVSE in two stations"
+
+
+def test_id_that_only_replacing_gives_is_held_when_replacing() -> None:
+    found = {mode: Outbox(connectors_changed=mode) for mode in MODES}
+    for one in found.values():
+        one.capture(a_station("s~2", E1))
+    assert [one.station("s~2").state for one in found.values()] == ["pending", "held", "pending"]

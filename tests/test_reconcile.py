@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_pusher import oioi, reconcile
+from cdc_pusher.config import ConnectorsChanged
 from cdc_pusher.model import Desired, Held, Payload
 from cdc_pusher.reconcile import FORGET, Decision, Entry, Occasion, Resend
 
@@ -19,7 +20,7 @@ SOON = NOW + timedelta(seconds=30)
 
 
 def payload(name: str = "A", *evse_ids: str, deleted: bool = False) -> Payload:
-    return {"name": name, "connectors": [{"id": evse_id} for evse_id in evse_ids or ("E1", "E2")], "deleted": deleted}
+    return {"id": "s", "name": name, "connectors": [{"id": evse_id} for evse_id in evse_ids or ("E1", "E2")], "deleted": deleted}
 
 
 A, B = payload("A"), payload("B")
@@ -51,7 +52,7 @@ def station(
     desired: Desired,
     occasion: Occasion = LIVE,
     *,
-    mode: Literal["hold", "send"] = "hold",
+    mode: ConnectorsChanged = "hold",
     elsewhere: frozenset[str] = frozenset(),
 ) -> Decision:
     return reconcile.station(row, desired, occasion, emp="e", key="s", connectors_changed=mode, elsewhere=elsewhere)
@@ -325,6 +326,68 @@ def test_swap_under_send_deletes_a_station_that_gives_and_waits() -> None:
     assert not oioi.is_deleted(only_gains.payload or {})
 
 
+# ── a station whose connectors changed becomes another one ─────────────────────────────────────────────────────────────────────────────
+
+
+def accepted(decision: Decision) -> Entry:
+    """The EMP took it."""
+    row = written(decision)
+    return replace(
+        row,
+        state="delivered",
+        acknowledged=row.payload,
+        doubtful=None,
+        delivered_gen=row.desired_gen,
+        changed_at=None,
+        next_attempt_at=None,
+    )
+
+
+C = payload("A", "E1", "E9")
+
+
+def test_replacing_deletes_the_station_and_posts_it_under_a_new_id_from_then_on() -> None:
+    gone = accepted(station(delivered(A), C, mode="replace"))
+    assert gone.payload == {**A, "deleted": True}
+    second = accepted(station(gone, C, mode="replace"))
+    assert second.payload == {**C, "id": "s~2"}
+    assert station(second, C, mode="replace") is None
+    assert written(station(second, {**C, "name": "new"}, mode="replace")).payload == {**C, "id": "s~2", "name": "new"}
+    third = accepted(station(accepted(station(second, A, mode="replace")), A, mode="replace"))
+    assert third.payload == {**A, "id": "s~3"}
+    for mode in ("hold", "send"):
+        assert station(third, A, mode=mode) is None, "the id is kept whatever is configured later"
+
+
+def test_replacing_leaves_alone_what_the_emp_never_had_or_what_has_the_same_connectors() -> None:
+    assert written(station(None, A, mode="replace")).payload == A
+    assert written(station(delivered(A), payload("B"), mode="replace")).payload == payload("B")
+
+
+def test_deleted_station_that_returns_is_posted_under_a_new_id_when_replacing() -> None:
+    gone = accepted(station(delivered(A), None, mode="replace"))
+    assert written(station(gone, A, mode="replace")).payload == {**A, "id": "s~2"}
+    assert written(station(gone, A, mode="hold")).payload == A
+
+
+def test_replacing_takes_a_new_id_only_when_the_old_one_is_surely_gone() -> None:
+    deletion = {**A, "deleted": True}
+    doubted = delivered(A, payload=deletion, doubtful=deletion, desired_gen=4, state="pending", changed_at=EARLIER)
+    assert written(station(doubted, A, mode="replace", occasion=LIVE)).payload == deletion
+    unsure = delivered(A, acknowledged=None, payload=A, doubtful=A, desired_gen=4, state="pending", changed_at=EARLIER)
+    assert written(station(unsure, C, mode="replace")).payload == deletion, "perhaps it is there"
+    posted = delivered(
+        deletion, payload={**C, "id": "s~2"}, doubtful={**C, "id": "s~2"}, desired_gen=4, state="pending", changed_at=EARLIER
+    )
+    assert written(station(posted, A, mode="replace")).payload == {**C, "id": "s~2", "deleted": True}
+
+
+def test_new_id_in_flight_is_not_mistaken_for_something_else() -> None:
+    row = in_flight({**C, "id": "s~2"}, acknowledged={**A, "deleted": True})
+    assert station(row, C, mode="replace") is None
+    assert written(station(row, A, mode="replace")).desired_gen == row.desired_gen + 1
+
+
 # ── no decision makes a row that cannot be ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -426,12 +489,12 @@ desires = st.none() | payloads.map(lambda p: {**p, "deleted": False}) | st.sampl
     st.none() | rows.map(lawful),
     desires,
     occasions,
-    st.sampled_from(["hold", "send"]),
+    st.sampled_from(["hold", "replace", "send"]),
     st.frozensets(st.sampled_from(["E1", "E2", "E3"])),
     st.booleans(),
 )
 def test_every_decision_is_a_row_that_can_be(
-    row: Entry | None, desired: Desired, occasion: Occasion, mode: Literal["hold", "send"], elsewhere: frozenset[str], due: bool
+    row: Entry | None, desired: Desired, occasion: Occasion, mode: ConnectorsChanged, elsewhere: frozenset[str], due: bool
 ) -> None:
     assert row is None or can_be(row, row.in_flight), "the generator of rows is wrong"
 

@@ -364,3 +364,22 @@ async def test_station_that_exceeds_a_limit_of_postgres_is_held_alone(dsn: str) 
         assert station(found["a"]).notes == "x"
         assert isinstance(found["b"], Held)
         assert "stack depth limit exceeded" in found["b"].reason
+
+
+@pytest.mark.parametrize(("condition", "words"), [("land = 'DE'", 'column "land" does not exist'), ("name", "must be type boolean")])
+async def test_condition_of_an_emp_that_cannot_be_is_named(dsn: str, condition: str, words: str) -> None:
+    run(dsn, schema("int"))
+    async with await connect(dsn, "test") as conn:
+        with pytest.raises(MappingError, match=f"^emp.a.only: .*{words}"):
+            await Source.open(conn, settings(), {"a": condition})
+
+
+async def test_station_says_which_emps_it_is_not_for(dsn: str) -> None:
+    run(dsn, schema("int"), "INSERT INTO site (id) VALUES (1), (2), (3)")
+    only = {"a": "station_id <> 2 OR '%' = '' -- a comment", "b": "nullif(station_id, 3) IN (1, 2, 3)"}
+    async with await connect(dsn, "test") as conn:
+        source = await Source.open(conn, settings(), only)
+        found = await source.read(["1", "2", "3"])
+        assert {one: station(found[one]).not_for for one in found} == {"1": set(), "2": {"a"}, "3": {"b"}}
+        counts = {emp: sum(row["stations"] for row in await source.cpos(emp)) for emp in (None, "a", "b", "c")}
+        assert counts == {None: 3, "a": 2, "b": 2, "c": 3}

@@ -52,7 +52,7 @@ async def _database(conn: Connection, settings: Settings, *, verbose: bool, prog
     yield await look("schema", installation.check(conn, settings.source.watch))
     yield (of_mapping := await look("source", mapping.check(conn, settings.source)))
     try:
-        queries = await prepare(conn, settings.source)
+        queries = await prepare(conn, settings.source, settings.only)
     except MappingError as error:
         if not is_wrong(of_mapping):
             yield [problem("source", str(error))]
@@ -60,7 +60,7 @@ async def _database(conn: Connection, settings: Settings, *, verbose: bool, prog
     yield await look("indexes", indexes.check(conn, settings.source, queries, settings.daemon.page_stations))
     yield await look("cpos", setup.check(settings, verbose=verbose))
     yield await look("source", rows.check(conn, settings.source, verbose=verbose))
-    source = await Source.open(conn, settings.source)
+    source = await Source.open(conn, settings.source, settings.only)
     yield await look("stations", stations.check(source, settings, verbose=verbose, progress=progress))
 
 

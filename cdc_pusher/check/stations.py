@@ -43,13 +43,14 @@ async def check(source: Source, settings: Settings, *, verbose: bool, progress: 
 
 
 def receivers(settings: Settings, cpos: Sequence[str]) -> Mapping[tuple[str, ...], Receiver]:
-    """One receiver for all EMPs that call the CPOs alike; without any EMP, one that knows every CPO."""
-    by_cpos: dict[tuple[tuple[str, str], ...], list[Receiver]] = {}
-    for receiver in capture.receivers(settings).values():
-        by_cpos.setdefault(tuple(sorted(receiver.cpos.items())), []).append(receiver)
-    if not by_cpos:
+    """One receiver for all EMPs that are sent alike; without any EMP, one that knows every CPO."""
+    alikes: dict[object, list[Receiver]] = {}
+    for name, receiver in capture.receivers(settings).items():
+        alike = tuple(sorted(receiver.cpos.items())), settings.only.get(name), receiver.connectors_changed == "replace"
+        alikes.setdefault(alike, []).append(receiver)
+    if not alikes:
         return {(): Receiver(name="", connectors_changed="hold", cpos=dict.fromkeys(cpos, "DE*XXX"))}
-    return {tuple(receiver.name for receiver in alike): alike[0] for alike in by_cpos.values()}
+    return {tuple(receiver.name for receiver in alike): alike[0] for alike in alikes.values()}
 
 
 class Survey:
@@ -71,6 +72,8 @@ class Survey:
         if len(station_id) > capture.STATION_ID_LIMIT:
             found = Held(reason=_TOO_LONG, faults=(_TOO_LONG,))
         for emps, receiver in self._receivers.items():
+            if isinstance(found, Station) and receiver.name in found.not_for:
+                continue
             outcome = found if isinstance(found, Held) else plan.encoded(found, receiver, self._confirmed[emps])
             if isinstance(outcome, Held):
                 self._faults[emps].note(station_id, outcome, only=_is_told_here)
