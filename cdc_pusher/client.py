@@ -5,6 +5,7 @@ never followed (the key would go along), no proxy or certificate is taken from t
 """
 
 import asyncio
+import ssl
 from dataclasses import replace
 from types import TracebackType
 
@@ -14,6 +15,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from cdc_pusher import oioi
 from cdc_pusher.config import EmpSettings
+from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.model import Answer, Failure, Kind, Payload
 
 ANSWER_LIMIT = 64 * 1024  # bytes
@@ -30,9 +32,18 @@ class EmpClient:
         self._secret = settings.api_key.get_secret_value()
         limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
         self._http = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=limits, trust_env=False),
+            transport=AiohttpTransport(
+                verify=tls(settings),
+                limits=limits,
+                trust_env=False,
+                proxy=httpx.Proxy(str(settings.proxy)) if settings.proxy else None,
+            ),
             headers=oioi.headers(self._secret),
-            timeout=self._timeout_s,
+            timeout=httpx.Timeout(
+                self._timeout_s,
+                connect=min(settings.connect_timeout_s, self._timeout_s),
+                read=min(settings.read_timeout_s or self._timeout_s, self._timeout_s),
+            ),
             trust_env=False,
             follow_redirects=False,
         )
@@ -50,13 +61,34 @@ class EmpClient:
             async with asyncio.timeout(self._timeout_s), self._http.stream("POST", self._url, content=content) as response:
                 received = await _read(response)
         except TimeoutError:
-            return Failure(error=f"no answer within {self._timeout_s:g} s")
+            return Failure(error=f"no answer within {self._timeout_s:g} s", timed_out=True)
         except Exception as error:  # of httpx; of aiohttp, ssl and the rest where httpx-aiohttp does not translate it
-            return Failure(error=_words(error, self._secret), applied=not _never_sent(error))
+            timed_out = isinstance(error.__cause__, TimeoutError)
+            return Failure(error=_words(error, self._secret), applied=not _never_sent(error), timed_out=timed_out)
         # An EMP may repeat the key in an error; nothing of it may reach a table or a log. Once more when JSON's escapes are undone.
         received = received.replace(self._secret.encode(), b"[key]")
         answer = oioi.decode(response.status_code, received, kind=kind, retry_after=response.headers.get("retry-after"))
         return replace(answer, message=answer.message.replace(self._secret, "[key]"))
+
+
+def tls(settings: EmpSettings) -> ssl.SSLContext:
+    """How we speak TLS with the EMP: its certificate is always verified, by `ca_file` or the authorities that everybody trusts.
+
+    Raises `ConfigurationError`: a file that cannot be read, or holds no certificate or key.
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else httpx.create_ssl_context(trust_env=False)
+        if settings.client_certificate_file:
+            context.load_cert_chain(settings.client_certificate_file, settings.client_key_file, password=_no_password)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        files = [str(file) for file in (settings.ca_file, settings.client_certificate_file, settings.client_key_file) if file]
+        said = getattr(error, "reason", None) or error
+        raise ConfigurationError(f"certificates in {', '.join(files)}: {said}") from error
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is protected by a password: nobody is there to type it in")
 
 
 async def _read(response: httpx.Response) -> bytes:

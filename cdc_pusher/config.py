@@ -140,14 +140,24 @@ class EmpSettings(_Section):
     api_key_file: Path | None = None
     api_key: SecretStr | None = None
     concurrency: Annotated[int, Field(ge=1, le=256)] = 16
-    max_requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    max_requests_per_second: Annotated[float, Field(ge=0.001, le=100_000)] | None = None
+    burst: Annotated[int, Field(ge=1, le=10_000)] = 1
     connectors_changed: ConnectorsChanged = "hold"
     only: Sql | None = None
     confirm_cpos: Literal["manual", "automatic"] = "manual"
     cpos: dict[str, str] = {}
     request_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    read_timeout_s: Annotated[float, Field(gt=0, le=300)] | None = None
     retry_base_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     retry_cap_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    max_attempts: Annotated[int, Field(ge=1, le=100_000)] = 20
+    give_up_after_s: Annotated[float, Field(gt=0, le=31_536_000)] = 86_400.0
+    quiet_time_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    ca_file: Path | None = None
+    client_certificate_file: Path | None = None
+    client_key_file: Path | None = None
+    proxy: AnyHttpUrl | None = None
 
 
 class DaemonSettings(_Section):

@@ -39,7 +39,11 @@ async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) ->
     await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
     limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"}
     settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
-    await conn.execute(f"SELECT {settings}".encode())
+    try:
+        await conn.execute(f"SELECT {settings}".encode())
+    except BaseException:
+        await conn.close()
+        raise
     return conn
 
 

@@ -95,10 +95,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Nothing readable came back. `applied` is False only when the request surely never reached the EMP."""
+    """Nothing readable came back. `applied` is False only when the request surely never reached the EMP; `timed_out`: it took too long."""
 
     error: str
     applied: bool = True
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +111,16 @@ class Accepted:
 class Retry:
     """Try again, no sooner than `after_s` seconds from now if that is given.
 
-    `counts` is False when the message is not to blame (the EMP refuses the key, say); `uncertain` when the EMP may have applied it.
+    `blames`: the message; the EMP, which fails as a whole; or the configuration, with which no message can succeed. `uncertain`: the EMP
+    may have applied it; `late`: or may still do so. `overloaded`: it is to be asked less at once.
     """
 
     reason: str
     after_s: float | None = None
-    counts: bool = True
+    blames: Literal["message", "emp", "configuration"] = "message"
     uncertain: bool = False
+    late: bool = False
+    overloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +132,10 @@ class StationMissing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """This message will never be taken as it is."""
+    """This message will never be taken as it is, or was given up; `uncertain`: the EMP may have applied it all the same."""
 
     reason: str
+    uncertain: bool = False
 
 
 Verdict = Accepted | Retry | StationMissing | Rejected

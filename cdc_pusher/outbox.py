@@ -181,6 +181,7 @@ class Claim:
     uncertain: bool
     priority: int
     changed_at: datetime
+    failing_since: datetime | None = None
 
     @property
     def deletes(self) -> bool:
@@ -204,14 +205,14 @@ class Result:
     delay_s: float = 0.0
     counts: int = 0
     uncertain: bool = False
+    late: bool = False
     http_status: int | None = None
     result_code: int | None = None
     error: str | None = None
 
     @property
     def row(self) -> dict[str, Any]:
-        names = ("outcome", "sent_at", "duration_ms", "reason", "delay_s", "counts", "uncertain", "http_status", "result_code", "error")
-        return self.claim.identity | {name: getattr(self, name) for name in names}
+        return self.claim.identity | {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "claim"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +227,22 @@ async def lock_emp(conn: Connection, emp: str) -> bool:
     """Take our turn at the EMP's outbox. Returns whether people have paused it."""
     row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
     return row is not None and row["paused_at"] is not None
+
+
+async def promote(conn: Connection, emp: str) -> None:
+    """Let the oldest of the messages that more urgent ones keep waiting go first."""
+    await conn.execute(_delivery.promote, {"emp": emp})
+
+
+async def note_breaker(conn: Connection, emp: str, reason: str | None, probe_in_s: float) -> None:
+    """Let people see whether the EMP fails as a whole, and when it is tried again; None: it works."""
+    await conn.execute(_delivery.note_breaker, {"emp": emp, "reason": reason, "probe_in_s": probe_in_s})
+
+
+async def hasten(conn: Connection, emp: str, claims: Sequence[Claim]) -> None:
+    """Have these messages, which failed because their EMP did, tried again at once."""
+    columns = {"kinds": [c.kind for c in claims], "keys": [c.key for c in claims]}
+    await conn.execute(_delivery.hasten, {"emp": emp, **columns})
 
 
 async def expire(conn: Connection, emp: str) -> int:
@@ -247,8 +264,11 @@ async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> li
     return claims
 
 
-async def record(conn: Connection, emp: str, results: Sequence[Result]) -> Recorded:
-    """Record what came of claims, with all that follows for other rows."""
+async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet_s: float) -> Recorded:
+    """Record what came of claims, with all that follows for other rows.
+
+    What is accepted within `quiet_s` seconds of a request that may be processed late is sent once more after that.
+    """
     unsent = [r.claim for r in results if r.outcome == "unsent"]
     answered = {(r.claim.kind, r.claim.key): r for r in results if r.outcome != "unsent"}
     look_again: set[str] = set()
@@ -264,7 +284,7 @@ async def record(conn: Connection, emp: str, results: Sequence[Result]) -> Recor
                 refused.append(claims[row["kind"], row["key"]])
     if answered:
         answers = _json([r.row for r in answered.values()])
-        for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers})).fetchall():
+        for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers, "quiet_s": quiet_s})).fetchall():
             result = answered[row["kind"], row["key"]]
             counted.append(result)
             if row["superseded"] or _changes_the_question(result):

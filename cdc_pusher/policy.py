@@ -4,10 +4,13 @@
     HTTP 200 with code 0xx                                          accepted
     181 on a status                                                 the station goes first, at most twice; then rejected
     200 230 322 180 183; HTTP 400 404 409 413 422                   rejected: nothing helps but other data, or a person
-    210 211 220; HTTP 401 403, 3xx                                  retry later, and the message is not to blame
-    everything else, known (100 102 300 312 …; 408 429 5xx) or not  retry
+    210 211 220; HTTP 401 403, 3xx                                  retry later: the configuration is to blame, no message can succeed
+    HTTP 429 5xx; no connection, a broken one, no answer in time    retry: the EMP is to blame
+    everything else, known (100 102 300 312 …; 408 425) or not      retry: the message may be to blame
 
-A readable result code speaks louder than the HTTP status around it. Source: OIOI v4, "Result codes, and what a sender does".
+A readable result code speaks louder than the HTTP status around it. What only the EMP or the configuration is to blame for opens the
+breaker and never counts against a message while that is open; whatever counts is bounded (`bounded`): after so many attempts, or hours,
+the message is rejected. Source: OIOI v4, "Result codes, and what a sender does".
 """
 
 from datetime import UTC, datetime
@@ -19,6 +22,9 @@ CONFIGURATION_CODES = frozenset({210, 211, 220})
 CONFIGURATION_STATUSES = frozenset({401, 403})
 PERMANENT_CODES = frozenset({180, 183, 200, 230, 322})
 PERMANENT_STATUSES = frozenset({400, 404, 409, 413, 422})
+TOO_MANY_REQUESTS = 429
+OVERLOADED = frozenset({408, 429, 503, 504})
+MAY_COME_LATE = frozenset({408, 499, 502, 504})  # of something in between, which gave up waiting
 EVSE_NOT_FOUND = 181
 STATION_TRIES = 2  # how often a status that the EMP does not know may send its station again
 CONFIGURATION_RETRY_S = 30.0
@@ -28,7 +34,7 @@ RETRY_AFTER_CAP_S = 3600.0
 def judge(answer: Answer | Failure, *, kind: Kind, attempts: int, now: datetime) -> Verdict:
     """The verdict on one answer; `attempts` are the failed ones before it."""
     if isinstance(answer, Failure):
-        return Retry(reason=answer.error, uncertain=answer.applied)
+        return Retry(reason=answer.error, blames="emp", uncertain=answer.applied, late=answer.applied, overloaded=answer.timed_out)
     said = f"HTTP {answer.http_status}" + (f", code {answer.code}" if answer.code is not None else "")
     reason = f"{said}: {answer.message}" if answer.message else said
     after_s = retry_after(answer.retry_after, now=now)
@@ -37,13 +43,38 @@ def judge(answer: Answer | Failure, *, kind: Kind, attempts: int, now: datetime)
     if success and status == 200:
         return Accepted()
     if code in CONFIGURATION_CODES or (code is None and (status in CONFIGURATION_STATUSES or 300 <= status < 400)):
-        return Retry(reason=reason, after_s=max(after_s or 0.0, CONFIGURATION_RETRY_S), counts=False)
+        return Retry(reason=reason, after_s=max(after_s or 0.0, CONFIGURATION_RETRY_S), blames="configuration")
     if code == EVSE_NOT_FOUND and kind == "status":
         return StationMissing(reason=reason) if attempts < STATION_TRIES else Rejected(reason=reason)
     if code in PERMANENT_CODES or (code is None and status in PERMANENT_STATUSES):
         return Rejected(reason=reason)
     # A body that cannot be read or contradicts its status says nothing about what was done: only a refusal is sure not to be applied.
-    return Retry(reason=reason, after_s=after_s, uncertain=success or (code is None and (status < 400 or status >= 500)))
+    return Retry(
+        reason=reason,
+        after_s=after_s,
+        blames="emp" if status >= 500 or status == TOO_MANY_REQUESTS else "message",
+        uncertain=success or (code is None and (status < 400 or status >= 500)),
+        late=code is None and status in MAY_COME_LATE,
+        overloaded=status in OVERLOADED,
+    )
+
+
+def bounded(verdict: Verdict, *, attempts: int, failing_s: float, most_attempts: int, longest_s: float) -> Verdict:
+    """The same verdict, or that the message is given up: it has failed too often, or for too long (seconds), this attempt included.
+
+    >>> bounded(Retry(reason="code 100"), attempts=20, failing_s=60, most_attempts=20, longest_s=86400)
+    Rejected(reason='given up after 20 attempts: code 100', uncertain=False)
+    >>> bounded(Retry(reason="code 100"), attempts=7, failing_s=90000, most_attempts=20, longest_s=86400)
+    Rejected(reason='given up after 7 attempts in 25 h: code 100', uncertain=False)
+    """
+    if not isinstance(verdict, Retry) or verdict.blames == "configuration":
+        return verdict
+    if attempts >= most_attempts:
+        return Rejected(reason=f"given up after {attempts} attempts: {verdict.reason}", uncertain=verdict.uncertain)
+    if attempts > 1 and failing_s >= longest_s:
+        said = f"given up after {attempts} attempts in {failing_s / 3600:.0f} h: {verdict.reason}"
+        return Rejected(reason=said, uncertain=verdict.uncertain)
+    return verdict
 
 
 def retry_after(value: str | None, *, now: datetime) -> float | None:

@@ -69,6 +69,17 @@ class Entry:
         return self.resend_gen > self.delivered_gen
 
     @property
+    def is_gone(self) -> bool:
+        """Whether the EMP has surely deleted the station: nothing is under way, in doubt, or to be said once more."""
+        settled = not (self.in_flight or self.uncertain or self.again)
+        return settled and self.acknowledged is not None and oioi.is_deleted(self.acknowledged)
+
+    def is_put_off(self, now: datetime) -> bool:
+        """Whether it was accepted and is sent once more later, because an earlier request may still be processed."""
+        put_off = self.state == "pending" and self.again and not self.attempts
+        return put_off and self.next_attempt_at is not None and self.next_attempt_at > now
+
+    @property
     def maybe_at_emp(self) -> bool:
         """Whether the EMP has, or may have, anything of this entity."""
         return self.acknowledged is not None or self.uncertain or self.in_flight
@@ -174,7 +185,7 @@ def _id_at_emp(row: Entry, connectors_changed: str) -> str:
     if known is None:
         return row.key
     known_id: str = known["id"]
-    returns = connectors_changed == "replace" and oioi.is_deleted(known) and not row.uncertain and not row.in_flight
+    returns = connectors_changed == "replace" and oioi.is_deleted(known) and row.is_gone
     return oioi.successor(known_id) if returns else known_id
 
 
@@ -184,7 +195,7 @@ def _replacing(row: Entry, desired: Payload) -> Payload:
     if known is None:
         return desired
     if oioi.is_deleted(known):
-        return known if row.uncertain else desired
+        return desired if row.is_gone else known
     return desired if oioi.evse_ids(known) == oioi.evse_ids(desired) else oioi.deleted(known)
 
 
@@ -248,15 +259,19 @@ def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: boo
         if row.state == "held" and row.reason == desired.reason:
             return None
         return _undelivered(row, occasion, state="held", reason=desired.reason, next_attempt_at=None, attempts=0)
-    forced = occasion.forces(row.kind) or row.again
+    asked = occasion.forces(row.kind)
+    forced = asked or row.again
     if row.acknowledged == desired and not row.uncertain and not forced:
         return None if row.state == "delivered" else _delivered(row, desired)
     same = row.payload == desired and not fresh
     retry = occasion.resend is not None and row.state in ("rejected", "pending")
     waiting_alike = row.state == "pending" and (row.next_attempt_at is not None) == due and row.reason == reason
-    if same and not forced and not retry and (row.state == "rejected" or waiting_alike):
+    if same and not asked and not retry and (row.state == "rejected" or waiting_alike or (due and row.is_put_off(occasion.now))):
         return None
     keeps_its_turn = row.state == "pending" and not fresh and not retry
+    turn = (row.next_attempt_at if keeps_its_turn else None) or occasion.now
+    if not same and row.attempts == 0:
+        turn = min(turn, occasion.now)  # it was put off because of what is no longer desired
     return _undelivered(
         row,
         occasion,
@@ -266,7 +281,7 @@ def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: boo
         resend_gen=row.desired_gen + 1 if forced else row.resend_gen,
         priority=min(row.priority, urgency) if keeps_its_turn else urgency,
         attempts=row.attempts if keeps_its_turn else 0,
-        next_attempt_at=((row.next_attempt_at if keeps_its_turn else None) or occasion.now) if due else None,
+        next_attempt_at=turn if due else None,
     )
 
 

@@ -118,6 +118,10 @@ outbox = Table(
     Column("last_error", Text, comment="What the last attempt failed with"),
     _timestamp("changed_at", "When the oldest undelivered change was made; NULL when delivered"),
     _timestamp("delivered_at", "When the EMP last accepted a message"),
+    _timestamp("failing_since", "When the first of the attempts failed; a message that fails for too long is rejected"),
+    _timestamp(
+        "uncertain_at", "When a request was last sent that may still be processed late; what is accepted soon after is sent once more"
+    ),
     PrimaryKeyConstraint("emp", "kind", "key"),
     CheckConstraint("kind IN ('station', 'status')", name="kind_is_known"),
     CheckConstraint("state IN ('pending', 'in_flight', 'delivered', 'held', 'rejected')", name="state_is_known"),
@@ -219,6 +223,9 @@ emp = Table(
         server_default=text("0"),
         comment="Number of the walk: one that was ordered anew is another, wherever it stands",
     ),
+    Column("breaker_reason", Text, comment="Why nothing but probes is sent: the EMP fails as a whole; NULL: it works"),
+    _timestamp("breaker_open_since", "Since when nothing but probes is sent"),
+    _timestamp("breaker_probe_at", "When the next probe is due"),
     PrimaryKeyConstraint("name"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
     CheckConstraint("walk_next IN ('resync', 'sweep')", name="walk_next_is_known"),
@@ -226,6 +233,10 @@ emp = Table(
     CheckConstraint("walk IS NOT NULL OR walk_next IS NULL", name="a_next_walk_follows_one"),
     CheckConstraint("walk_phase IN ('source', 'outbox')", name="walk_phase_is_known"),
     CheckConstraint("(walk IS NULL) = (walk_phase IS NULL)", name="a_walk_has_a_phase"),
+    CheckConstraint(
+        "(breaker_reason IS NULL) = (breaker_open_since IS NULL) AND (breaker_reason IS NULL) = (breaker_probe_at IS NULL)",
+        name="an_open_breaker_has_its_reason",
+    ),
     CheckConstraint("walk_resend IN ('undelivered', 'statuses', 'everything')", name="walk_resend_is_known"),
     comment="Per EMP: its full load, and the walk through all stations that is under way. Its row lock orders the writers of its outbox.",
 )

@@ -44,10 +44,10 @@ class Hand:
             await outbox.lock_emp(self.conn, emp)
             return {c.key: c for c in await outbox.claim(self.conn, emp, limit=100, lease_s=lease_s)}
 
-    async def answer(self, claim: Claim, outcome: str = "accepted", emp: str = "a", **said: Any) -> None:
+    async def answer(self, claim: Claim, outcome: str = "accepted", emp: str = "a", quiet_s: float = 0.0, **said: Any) -> None:
         async with self.conn.transaction():
             await outbox.lock_emp(self.conn, emp)
-            await outbox.record(self.conn, emp, [Result(claim=claim, outcome=outcome, sent_at=NOW, **said)])
+            await outbox.record(self.conn, emp, [Result(claim=claim, outcome=outcome, sent_at=NOW, **said)], quiet_s=quiet_s)
 
     async def deliver(self, emp: str = "a") -> list[str]:
         """Claim and accept until nothing is due; returns what was sent, in order."""

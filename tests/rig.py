@@ -151,6 +151,7 @@ class Rig:
             "request_timeout_s": 1.0,
             "retry_base_s": 0.1,
             "retry_cap_s": 0.5,
+            "quiet_time_s": 0.5,
             "confirm_cpos": "automatic",
             **options,
         }

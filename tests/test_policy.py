@@ -61,8 +61,10 @@ def test_transient_http_status_is_retried(kind: Kind) -> None:
     for status in TRANSIENT_STATUSES:
         found = verdict(status, None, kind)
         assert isinstance(found, Retry)
-        assert found.counts
+        assert found.blames == ("emp" if status == 429 or status >= 500 else "message"), status
         assert found.uncertain == (status >= 500), status
+        assert found.late == (status in (408, 502, 504)), status
+        assert found.overloaded == (status in (408, 429, 503, 504)), status
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +83,10 @@ def test_success_code_with_another_http_status_may_have_been_applied(status: int
 
 @pytest.mark.parametrize("applied", [True, False])
 def test_failure_without_an_answer_is_retried(applied: bool) -> None:
-    assert judge(Failure(error="cut", applied=applied), kind="status", attempts=9, now=NOW) == Retry(reason="cut", uncertain=applied)
+    for timed_out in (True, False):
+        failure = Failure(error="cut", applied=applied, timed_out=timed_out)
+        expected = Retry(reason="cut", blames="emp", uncertain=applied, late=applied, overloaded=timed_out)
+        assert judge(failure, kind="status", attempts=9, now=NOW) == expected
 
 
 @pytest.mark.parametrize("code", CONFIGURATION_CODES)
@@ -89,7 +94,7 @@ def test_configuration_code_counts_against_no_message(code: int) -> None:
     for status, kind in each((200, 400, 401, 500)):
         found = verdict(status, code, kind, attempts=50)
         assert isinstance(found, Retry)
-        assert (found.counts, found.uncertain, found.after_s) == (False, False, CONFIGURATION_RETRY_S)
+        assert (found.blames, found.uncertain, found.after_s) == ("configuration", False, CONFIGURATION_RETRY_S)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +102,7 @@ def test_configuration_http_status_counts_against_no_message(kind: Kind) -> None
     for status in CONFIGURATION_STATUSES:
         found = verdict(status, None, kind, attempts=50)
         assert isinstance(found, Retry)
-        assert (found.counts, found.uncertain, found.after_s) == (False, False, CONFIGURATION_RETRY_S)
+        assert (found.blames, found.uncertain, found.after_s) == ("configuration", False, CONFIGURATION_RETRY_S)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,7 +140,7 @@ def test_unknown_answer_is_retried() -> None:
 
 
 def test_retry_after_is_told_with_the_verdict() -> None:
-    assert verdict(503, None, wait="7") == Retry(reason="HTTP 503: words", after_s=7.0, uncertain=True)
+    assert verdict(503, None, wait="7") == Retry(reason="HTTP 503: words", after_s=7.0, blames="emp", uncertain=True, overloaded=True)
     assert verdict(200, 100, wait="8") == Retry(reason="HTTP 200, code 100: words", after_s=8.0)
     configuration = verdict(401, None, wait="900")
     assert isinstance(configuration, Retry)

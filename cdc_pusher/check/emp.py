@@ -13,9 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
-from cdc_pusher import config
+from cdc_pusher import client, config
 from cdc_pusher.check.finding import Finding, ok, problem, warning
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.errors import ConfigurationError
@@ -67,7 +65,12 @@ async def _reach(name: str, emp: EmpSettings) -> Finding:
     """Connect, agree on TLS as the lanes do, and hang up."""
     subject, secure = f"host of {name}", emp.url.scheme == "https"
     host, port = (emp.url.host or "").strip("[]"), emp.url.port or (443 if secure else 80)
-    context = httpx.create_ssl_context(trust_env=False) if secure else None
+    try:
+        context = client.tls(emp) if secure else None
+    except ConfigurationError as error:
+        return problem(subject, str(error))
+    if emp.proxy is not None:
+        return ok(subject, f"{host}:{port} is behind {emp.proxy.host}: it was not tried to reach it")
     try:
         async with asyncio.timeout(REACH_S):
             _, writer = await asyncio.open_connection(host, port, ssl=context)

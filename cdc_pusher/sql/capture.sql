@@ -119,6 +119,7 @@ SET station_id = r.station_id,
     resend_gen = r.resend_gen,
     priority = r.priority,
     attempts = r.attempts,
+    failing_since = CASE WHEN r.attempts > 0 THEN o.failing_since END,
     next_attempt_at = r.next_attempt_at,
     changed_at = r.changed_at
 FROM jsonb_to_recordset(%(rows)s) AS r (

@@ -13,6 +13,7 @@ WITH expired AS (
         doubtful = payload,
         attempts = attempts + 1,
         last_error = 'the claim ran out: the daemon died or hung while the request was in flight',
+        uncertain_at = now(),
         sending_gen = NULL,
         lease_until = NULL,
         next_attempt_at = CASE WHEN desired_gen > sending_gen THEN NULL ELSE now() END
@@ -29,6 +30,44 @@ WITH expired AS (
 )
 SELECT count(*) AS expired, (SELECT count(*) FROM noted) AS superseded
 FROM expired
+
+-- name: promote
+-- Of each class of messages that more urgent ones have kept waiting for some seconds, let the oldest two go first: nothing starves.
+UPDATE cdc_pusher.outbox AS o
+SET priority = 0
+FROM (VALUES (1), (10), (11), (20), (21)) AS class (priority)
+CROSS JOIN LATERAL (
+    SELECT kind, key
+    FROM cdc_pusher.outbox
+    WHERE emp = %(emp)s
+      AND state = 'pending'
+      AND priority = class.priority
+      AND next_attempt_at < now() - interval '5 s'
+    ORDER BY next_attempt_at
+    LIMIT 2
+) AS oldest
+WHERE o.emp = %(emp)s
+  AND o.kind = oldest.kind
+  AND o.key = oldest.key
+
+-- name: note_breaker
+-- Whether the EMP fails as a whole, for people to see.
+UPDATE cdc_pusher.emp
+SET breaker_reason = %(reason)s,
+    breaker_open_since = CASE WHEN %(reason)s::text IS NOT NULL THEN coalesce(breaker_open_since, now()) END,
+    breaker_probe_at = CASE WHEN %(reason)s::text IS NOT NULL THEN now() + make_interval(secs => %(probe_in_s)s) END
+WHERE name = %(emp)s
+
+-- name: hasten
+-- Messages that failed because the EMP did, which works again.
+UPDATE cdc_pusher.outbox AS o
+SET next_attempt_at = now()
+FROM unnest(%(kinds)s::text[], %(keys)s::text[]) AS r (kind, key)
+WHERE o.emp = %(emp)s
+  AND o.kind = r.kind
+  AND o.key = r.key
+  AND o.state = 'pending'
+  AND o.next_attempt_at > now()
 
 -- name: claim
 -- Take due messages for the length of a lease. A status waits while its station is about to let go of the EVSE; a station waits until no
@@ -95,7 +134,7 @@ FROM due
 WHERE o.emp = due.emp
   AND o.kind = due.kind
   AND o.key = due.key
-RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.last_result_code, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at
+RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.last_result_code, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at, o.failing_since
 
 -- name: expose_evses
 -- Stations are about to be sent: from now on the EMP may have these EVSEs in them.
@@ -121,18 +160,18 @@ WHERE e.emp = %(emp)s
   )
 
 -- name: record
--- The answers to claimed messages. One that is not in flight any more under this claim came too late and counts for nothing: the message is
+-- The answers to claimed messages. What is accepted while an earlier request may still be processed is sent once more when that is over. One that is not in flight any more under this claim came too late and counts for nothing: the message is
 -- sent again. A message that is no longer the last word (superseded) is captured again; after a failure it keeps its back-off.
 WITH answer AS (
     SELECT *
     FROM jsonb_to_recordset(%(answers)s) AS r (
         kind text, key text, sending_gen bigint, lease_until timestamptz, outcome text, reason text, delay_s double precision,
-        counts integer, uncertain boolean, http_status smallint, result_code integer, error text
+        counts integer, uncertain boolean, late boolean, http_status smallint, result_code integer, error text
     )
 )
 UPDATE cdc_pusher.outbox AS o
 SET state = CASE
-        WHEN a.outcome = 'accepted' AND o.desired_gen = o.sending_gen THEN 'delivered'
+        WHEN a.outcome = 'accepted' AND o.desired_gen = o.sending_gen AND q.until IS NULL THEN 'delivered'
         WHEN a.outcome = 'rejected' AND o.desired_gen = o.sending_gen THEN 'rejected'
         ELSE 'pending'
     END,
@@ -141,8 +180,20 @@ SET state = CASE
     delivered_at = CASE WHEN a.outcome = 'accepted' THEN clock_timestamp() ELSE o.delivered_at END,
     changed_at = CASE
         WHEN a.outcome <> 'accepted' THEN o.changed_at
-        WHEN o.desired_gen = o.sending_gen THEN NULL
+        WHEN o.desired_gen = o.sending_gen AND q.until IS NULL THEN NULL
         ELSE clock_timestamp()
+    END,
+    desired_gen = CASE WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN o.desired_gen + 1 ELSE o.desired_gen END,
+    resend_gen = CASE WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN o.desired_gen + 1 ELSE o.resend_gen END,
+    uncertain_at = CASE
+        WHEN a.late THEN clock_timestamp()
+        WHEN a.outcome = 'accepted' AND q.until IS NULL THEN NULL
+        ELSE o.uncertain_at
+    END,
+    failing_since = CASE
+        WHEN a.outcome = 'accepted' THEN NULL
+        WHEN a.counts > 0 THEN coalesce(o.failing_since, clock_timestamp())
+        ELSE o.failing_since
     END,
     doubtful = CASE
         WHEN a.outcome = 'accepted' THEN NULL
@@ -155,9 +206,13 @@ SET state = CASE
         WHEN a.outcome = 'station_missing' AND o.last_result_code IS DISTINCT FROM a.result_code THEN a.counts
         ELSE o.attempts + a.counts
     END,
-    reason = a.reason,
+    reason = CASE
+        WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN 'sent once more soon: an earlier request may still be processed'
+        ELSE a.reason
+    END,
     next_attempt_at = CASE
         WHEN a.outcome = 'retry' THEN clock_timestamp() + make_interval(secs => a.delay_s)
+        WHEN a.outcome = 'accepted' AND o.desired_gen = o.sending_gen THEN q.until
     END,
     sending_gen = NULL,
     lease_until = NULL,
@@ -165,13 +220,18 @@ SET state = CASE
     last_result_code = a.result_code,
     last_error = a.error
 FROM answer AS a
-WHERE o.emp = %(emp)s
-  AND o.kind = a.kind
-  AND o.key = a.key
+JOIN cdc_pusher.outbox AS was
+    ON was.emp = %(emp)s
+   AND was.kind = a.kind
+   AND was.key = a.key
+CROSS JOIN LATERAL (SELECT nullif(greatest(was.uncertain_at + make_interval(secs => %(quiet_s)s), now()), now()) AS until) AS q
+WHERE o.emp = was.emp
+  AND o.kind = was.kind
+  AND o.key = was.key
   AND o.state = 'in_flight'
   AND o.sending_gen = a.sending_gen
   AND o.lease_until = a.lease_until
-RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, o.desired_gen > a.sending_gen AS superseded, a.outcome
+RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome
 
 -- name: settle_evses
 -- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not.
