@@ -157,8 +157,8 @@ async def confirm_cpos(conn: Connection, settings: Settings, emp: str, cpos: Seq
     return confirmed
 
 
-async def resync(conn: Connection, emps: Sequence[str], stations: Sequence[str], resend: Resend) -> int:
-    """Have stations looked at again for these EMPs: those named, or every one. Returns the number of rows put into the change log.
+async def resync(conn: Connection, emps: Sequence[str], stations: Sequence[str] | None, resend: Resend) -> int:
+    """Have stations looked at again for these EMPs: those named, or every one (None). Returns the number of rows put into the change log.
 
     Raises `ConfigurationError` for an EMP that no daemon has served yet.
     """
@@ -167,8 +167,28 @@ async def resync(conn: Connection, emps: Sequence[str], stations: Sequence[str],
         if unknown := sorted(set(emps) - known):
             raise ConfigurationError(f"no daemon has served {', '.join(unknown)} yet; its full load begins with cdc-pusher run")
         await outbox.lock_emps(conn, emps)
-        if not stations:
+        if stations is None:
             await outbox.order_walk(conn, emps, resend)
             return 0
         await outbox.record_changes(conn, stations, emps, priority=LIVE, resend=resend)
     return len(stations) * len(emps)
+
+
+async def retry(conn: Connection, emps: Sequence[str], keys: Sequence[str] | None) -> int:
+    """Have messages that were rejected, or are in back-off, tried again now: of these stations and EVSEs, or all. Returns how many."""
+    values = {"emps": list(emps), "keys": None if keys is None else list(keys)}
+    row = await (await conn.execute(_sql.retry, values)).fetchone()
+    return int(row["messages"]) if row else 0
+
+
+async def pause(conn: Connection, emps: Sequence[str], *, paused: bool) -> list[str]:
+    """Send these EMPs nothing until they are resumed, or go on. Returns those that a daemon has served."""
+    return [row["name"] async for row in await conn.execute(_sql.pause, {"emps": list(emps), "paused": paused})]
+
+
+async def forget(conn: Connection, emp: str) -> bool:
+    """Delete all that is known of an EMP that no configuration has any more. False: there is none, or a daemon still serves it."""
+    async with conn.transaction():
+        await outbox.lock_capture(conn)
+        await outbox.lock_emps(conn, [emp])
+        return await (await conn.execute(_sql.forget, {"emp": emp})).fetchone() is not None

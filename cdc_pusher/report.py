@@ -1,9 +1,10 @@
 """What operators ask for on the command line: reads our tables, writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdc_pusher.database import Connection
+from cdc_pusher.model import STATION_COLUMNS, Held, Station
 from cdc_pusher.sql import queries
 
 _sql = queries("report")
@@ -31,6 +32,31 @@ async def entity(conn: Connection, key: str, emp: str | None) -> Row:
     return {"rows": await _rows(conn, _sql.entity, key=key, emp=emp), "attempts": await _rows(conn, _sql.attempts, key=key, emp=emp)}
 
 
+def as_told(reading: Mapping[str, Station | Held], station_ids: Sequence[str]) -> Row:
+    """By station id, what the mapping says of it now: its columns as text, why it cannot be read, or that it is gone."""
+
+    def one(found: Station | Held | None) -> Any:
+        if found is None:
+            return "the mapping does not return it: it is gone"
+        if isinstance(found, Held):
+            return found.reason
+        columns = {name: getattr(found, name) for name in STATION_COLUMNS if getattr(found, name) is not None}
+        connectors = [f"{c.evse_id} {c.type} {c.speed_kw} kW {c.status}" for c in found.connectors]
+        return {name: str(value) for name, value in columns.items()} | {"connectors": connectors, "not for": sorted(found.not_for)}
+
+    return {station_id: one(reading.get(station_id)) for station_id in station_ids}
+
+
 async def remaining(conn: Connection, emps: Sequence[str]) -> Row:
     """What a resync still has to do: `walks` under way with `walked` stations, `changes` to capture, `messages` to send."""
     return (await _rows(conn, _sql.remaining, emps=list(emps)))[0]
+
+
+async def emps(conn: Connection) -> list[Row]:
+    """The EMPs that a daemon has ever served: whether one does now, what people and the breaker say, and how many messages are where."""
+    return await _rows(conn, _sql.emps)
+
+
+async def resync_size(conn: Connection, emps: Sequence[str], stations: Sequence[str] | None) -> Row:
+    """What a resync would look at: `stations` and `statuses` (messages), and how many are `undelivered`."""
+    return (await _rows(conn, _sql.resync_size, emps=list(emps), stations=None if stations is None else list(stations)))[0]

@@ -66,6 +66,9 @@ def status(found: Row, console: Console) -> None:
         f"\n{waiting['changes']} changes wait to be captured"
         + (f", since {text(waiting['oldest_change_at'])}" if waiting["changes"] else "")
     )
+    for row in found["emps"]:
+        if row["breaker_reason"] and not row["paused_at"]:
+            console.print(Text(f"! {row['emp']} {text(_state(row))}; tried again at {text(row['breaker_probe_at'])}", style="bold"))
     for drift in found["triggers"]:
         console.print(Text(f"! {text(drift)}: changes wait for the sweep; run cdc-pusher migrate", style="bold"))
     if found["problems"]:
@@ -102,8 +105,27 @@ def entries(rows: Sequence[Row], console: Console) -> None:
     console.print(table(rows, ("emp", "kind", "key", "station_id", "state", "attempts", "changed_at", "reason"), "Outbox"))
 
 
+def emps(rows: Sequence[Row], console: Console) -> None:
+    """The EMPs and how they do."""
+    shown = [{**row, "state": _state(row), "pending": row["on_their_way"]} for row in rows]
+    console.print(table(shown, ("emp", "state", "stations", "statuses", "pending", "held", "rejected"), "EMPs"))
+
+
+def _state(row: Row) -> str:
+    if not row.get("served", True):
+        return "in no configuration"
+    if row["paused_at"]:
+        return f"paused since {text(row['paused_at'])}"
+    return f"fails since {text(row['breaker_open_since'])}: {row['breaker_reason']}" if row["breaker_reason"] else "works"
+
+
 def entity(found: Row, console: Console) -> None:
     """One station or EVSE."""
+    for station_id, told in found["database"].items():
+        console.print(Text(f"database · station · {text(station_id)}", style="bold"))
+        for name, value in told.items() if isinstance(told, dict) else [("", told)]:
+            for line in value if isinstance(value, list) else [value]:
+                console.print(Text(f"  {name:<17} {text(line)}"))
     for row in found["rows"]:
         console.print(Text(f"{row['emp']} · {row['kind']} · {row['key']}", style="bold"))
         for name, value in row.items():

@@ -58,7 +58,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
-    """What is asked of the mapping, as SQL; all but `cpos` with named parameters (`ids`; `limit`, `after`).
+    """What is asked of the mapping, as SQL; all but `cpos` with named parameters (`ids`; `limit`, `after`; `cpo`).
 
     `cpos`: of all stations (None), and of those for an EMP that has a condition. `only`: EMPs by the column that says the station is not
     for them.
@@ -69,6 +69,7 @@ class Queries:
     first_page: bytes
     next_page: bytes
     missing: bytes
+    of_cpo: bytes
     cpos: Mapping[str | None, bytes]
     only: Mapping[str, str]
 
@@ -145,6 +146,15 @@ class Source:
             raise MappingError(f"source.watch {self._watches[watch].table}: {one_line(error)}") from error
         return [row["station_id"] for row in found] if len(found) <= limit else None
 
+    async def of_cpo(self, cpo: str) -> list[str]:
+        """The ids (text) of the stations of a CPO, by its internal identifier. Raises `MappingError`."""
+        try:
+            async with _snapshot(self._conn):
+                rows = await (await self._conn.execute(self._queries.of_cpo, {"cpo": cpo})).fetchall()
+        except _OF_THE_DATA as error:
+            raise MappingError(f"source.stations: {one_line(error)}") from error
+        return [row["station_id"] for row in rows]
+
     async def cpos(self, emp: str | None = None) -> list[DictRow]:
         """The CPOs of all stations, or of those for an EMP.
 
@@ -213,6 +223,7 @@ async def prepare(conn: Connection, settings: SourceSettings, only: Mapping[str,
         "SELECT r.id AS station_id FROM unnest(%(ids)s::text[]) AS r (id)"
         " WHERE NOT EXISTS (SELECT FROM {} AS s WHERE s.station_id = r.id::{})"
     ).format(stations, id_type)
+    of_cpo = sql.SQL("SELECT DISTINCT s.station_id::text AS station_id FROM {} AS s WHERE s.cpo::text = %(cpo)s").format(stations)
     cpos = sql.SQL(
         "SELECT s.cpo::text AS cpo, min({}::text) AS name, count(*) AS stations FROM {} AS s WHERE s.station_id IS NOT NULL AND {}"
         " GROUP BY 1 ORDER BY 3 DESC, 1"
@@ -234,6 +245,7 @@ async def prepare(conn: Connection, settings: SourceSettings, only: Mapping[str,
         first_page=first.as_bytes(conn),
         next_page=following.as_bytes(conn),
         missing=missing.as_bytes(conn),
+        of_cpo=of_cpo.as_bytes(conn),
         cpos={emp: cpos.format(cpo_name, stations, condition).as_bytes(conn) for emp, condition in of_whom.items()},
         only={f"not for {emp}": emp for emp in conditions},
     )

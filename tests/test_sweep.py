@@ -172,7 +172,7 @@ async def test_resync_takes_the_place_of_a_sweep(cpo: Rig) -> None:
     async with hand(cpo.dsn) as daemon:
         await quiet(daemon)
         await due(daemon, fastest=0.001)
-        await enqueue.resync(daemon.conn, ["a"], [], None)
+        await enqueue.resync(daemon.conn, ["a"], None, None)
         assert await cpo.sql("SELECT walk, walk_pace, walk_due_at FROM cdc_pusher.emp") == [
             {"walk": "resync", "walk_pace": None, "walk_due_at": None}
         ]
@@ -237,7 +237,7 @@ async def test_page_of_a_walk_that_was_ordered_anew_moves_nothing(cpo: Rig, monk
     """The walk stands where it stood, but what changed before it was ordered is on no page that was read before."""
     async with hand(cpo.dsn) as daemon:
         await quiet(daemon)
-        await enqueue.resync(daemon.conn, ["a"], [], None)
+        await enqueue.resync(daemon.conn, ["a"], None, None)
         page = daemon.source.page
 
         async def page_late(after: str | None, limit: int) -> list[str]:
@@ -246,7 +246,7 @@ async def test_page_of_a_walk_that_was_ordered_anew_moves_nothing(cpo: Rig, monk
             await cpo.build("a0")
             await cpo.sql("RESET session_replication_role")
             async with await connect(cpo.dsn, "test") as other:
-                await enqueue.resync(other, ["a"], [], None)
+                await enqueue.resync(other, ["a"], None, None)
             monkeypatch.setattr(daemon.source, "page", page)
             return found
 

@@ -11,7 +11,7 @@ import psycopg
 import typer
 
 from cdc_pusher import __version__, migrate
-from cdc_pusher.cli import cpo, operate, setup, trial
+from cdc_pusher.cli import cpo, emp, operate, setup, trial
 from cdc_pusher.database import one_line
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.schema import SCHEMA
@@ -21,6 +21,7 @@ for part in (setup.app, operate.app, trial.app):
     app.add_typer(part)
 app.add_typer(operate.outbox_app, name="outbox")
 app.add_typer(cpo.app, name="cpo")
+app.add_typer(emp.app, name="emp")
 
 
 def main() -> None:

@@ -209,3 +209,45 @@ SELECT cdc_pusher.maintain_attempts(%(retention_days)s)
 -- name: refresh_statistics
 -- The first plans of a full load are made for empty tables; autovacuum comes too late for them.
 SELECT cdc_pusher.refresh_statistics()
+
+-- name: retry
+-- Have what was rejected, or is in back-off, tried again now: of these stations and EVSEs, or of all.
+WITH chosen AS (
+    SELECT emp, station_id
+    FROM cdc_pusher.outbox
+    WHERE emp = ANY (%(emps)s)
+      AND (%(keys)s::text[] IS NULL OR key = ANY (%(keys)s) OR station_id = ANY (%(keys)s))
+      AND (state = 'rejected' OR (state = 'pending' AND attempts > 0))
+), noted AS (
+    INSERT INTO cdc_pusher.change (station_id, emp, priority, resend)
+    SELECT DISTINCT station_id, emp, 0, 'undelivered'
+    FROM chosen
+)
+SELECT count(*) AS messages
+FROM chosen
+
+-- name: pause
+-- People want nothing to be sent to these EMPs, or go on.
+UPDATE cdc_pusher.emp
+SET paused_at = CASE WHEN %(paused)s THEN coalesce(paused_at, now()) END
+WHERE name = ANY (%(emps)s)
+RETURNING name
+
+-- name: forget
+-- All that is known of an EMP that no daemon serves any more.
+WITH forgotten AS (
+    DELETE FROM cdc_pusher.emp
+    WHERE name = %(emp)s
+      AND mapping IS NULL
+    RETURNING name
+), rows AS (
+    DELETE FROM cdc_pusher.outbox WHERE emp IN (SELECT name FROM forgotten)
+), evses AS (
+    DELETE FROM cdc_pusher.evse WHERE emp IN (SELECT name FROM forgotten)
+), cpos AS (
+    DELETE FROM cdc_pusher.cpo WHERE emp IN (SELECT name FROM forgotten)
+), changes AS (
+    DELETE FROM cdc_pusher.change WHERE emp IN (SELECT name FROM forgotten)
+)
+SELECT name
+FROM forgotten

@@ -57,3 +57,32 @@ SELECT
         WHERE emp = ANY (%(emps)s)
           AND (state = 'in_flight' OR (state = 'pending' AND next_attempt_at IS NOT NULL))
     ) AS messages
+
+-- name: resync_size
+-- What a resync would look at and could send for these EMPs: of these stations, or of all.
+SELECT
+    count(*) FILTER (WHERE kind = 'station') AS stations,
+    count(*) FILTER (WHERE kind = 'status') AS statuses,
+    count(*) FILTER (WHERE state <> 'delivered') AS undelivered
+FROM cdc_pusher.outbox
+WHERE emp = ANY (%(emps)s)
+  AND (%(stations)s::text[] IS NULL OR station_id = ANY (%(stations)s))
+
+-- name: emps
+-- All EMPs that there are rows of, and whether some daemon serves them.
+SELECT
+    p.emp,
+    e.mapping IS NOT NULL AS served,
+    p.paused_at,
+    p.breaker_reason,
+    p.breaker_open_since,
+    p.breaker_probe_at,
+    p.stations,
+    p.statuses,
+    p.on_their_way,
+    p.held,
+    p.rejected
+FROM cdc_pusher.emp_progress AS p
+JOIN cdc_pusher.emp AS e
+    ON e.name = p.emp
+ORDER BY p.emp

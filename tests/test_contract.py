@@ -1,0 +1,139 @@
+"""The delivery contract, with the real daemon as a process: an EMP that fails as a whole, that throttles, that processes late; give-ups."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import KEY, Rig, evse_id, rig, until
+
+from cdc_pusher.sandbox import Sandbox, SandboxSettings
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(SandboxSettings(api_key=KEY)) as emp:
+        yield emp
+
+
+@pytest.fixture
+async def rigged(dsn: str, tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Rig]:
+    """Twenty stations, delivered to `alpha`; the daemon runs."""
+    async with rig(dsn, tmp_path) as made:
+        made.add_emp("alpha", sandbox, max_attempts=3)
+        await made.build(*(f"s{n:02}" for n in range(20)))
+        await made.ready_daemon()
+        await made.quiet()
+        yield made
+
+
+async def breaker(rigged: Rig) -> dict[str, Any]:
+    (row,) = await rigged.sql("SELECT breaker_reason AS reason, breaker_probe_at > breaker_open_since AS later FROM cdc_pusher.emp")
+    return row
+
+
+async def set_all(rigged: Rig, status: str) -> None:
+    await rigged.sql(f"UPDATE connector SET status = '{status}'")
+
+
+def requests(sandbox: Sandbox, since: int) -> list[Any]:
+    return sandbox.ledger[since:]
+
+
+async def put_off(rigged: Rig) -> bool:
+    (row,) = await rigged.sql("SELECT state, reason FROM cdc_pusher.outbox WHERE key = %(key)s", key=evse_id("s00"))
+    return row == {"state": "pending", "reason": "sent once more soon: an earlier request may still be processed"}
+
+
+# ── the breaker ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("fault", [{"kind": "http", "status": 500}, {"kind": "drop_before"}, {"kind": "code", "code": 210}])
+async def test_emp_that_fails_as_a_whole_is_probed_and_everything_follows_when_it_works(
+    rigged: Rig, sandbox: Sandbox, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.set_faults([fault])
+    before = len(sandbox.ledger)
+    await set_all(rigged, "Occupied")
+    await until(lambda: "only probes are sent" in rigged.said, "the breaker opens")
+    await asyncio.sleep(3)
+    asked = len(requests(sandbox, before))
+    assert asked <= 16 + 5, "those in flight when it opened, then probes"
+    assert (await breaker(rigged))["reason"], "people see why"
+    attempts = await rigged.sql("SELECT key FROM cdc_pusher.outbox WHERE attempts > 1 OR state = 'rejected'")
+    assert attempts == [], "nothing is counted against a message while it is open"
+    status = await rigged.command("status")
+    assert "alpha" in status
+    assert "fails" in status
+    sandbox.set_faults([])
+    if fault["kind"] == "code":
+        return  # the next probe comes after half a minute
+    await rigged.quiet()
+    assert all(held["statuses"] == {evse_id(key): "Occupied"} for key, held in sandbox.stations.items())
+    assert (await breaker(rigged))["reason"] is None
+    assert "EMP works again" in rigged.said
+
+
+async def test_message_that_the_emp_fails_on_does_not_stand_in_the_way_of_others(rigged: Rig, sandbox: Sandbox) -> None:
+    """Each request for one EVSE ends in a 500; it is the most urgent, and would be the probe for ever."""
+    sandbox.set_faults([{"kind": "http", "status": 500}])
+    await rigged.set_status("s00", "Occupied")
+    await set_all(rigged, "Occupied")
+    await until(lambda: "only probes are sent" in rigged.said, "the breaker opens")
+    sandbox.set_faults([{"kind": "http", "status": 500, "times": 2}])
+    await rigged.quiet()
+    assert all(held["statuses"] == {evse_id(key): "Occupied"} for key, held in sandbox.stations.items())
+
+
+# ── messages that are given up ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_general_code_for_ever_ends_in_a_rejection_that_a_change_or_a_person_revives(rigged: Rig, sandbox: Sandbox) -> None:
+    sandbox.set_faults([{"kind": "code", "code": 100, "match": "status"}])
+    await rigged.set_status("s00", "Occupied")
+    await until(lambda: "message rejected" in rigged.said, "it is given up")
+    (row,) = await rigged.sql("SELECT state, reason, attempts FROM cdc_pusher.outbox WHERE key = %(key)s", key=evse_id("s00"))
+    assert (row["state"], row["attempts"]) == ("rejected", 3)
+    assert row["reason"].startswith("given up after 3 attempts: HTTP 200, code 100")
+    sandbox.set_faults([])
+    assert "1 message" in await rigged.command("outbox", "retry", evse_id("s00"))
+    await until(lambda: sandbox.stations["s00"]["statuses"][evse_id("s00")] == "Occupied", "a person has it tried again")
+    await rigged.quiet()
+
+
+# ── unknown outcomes ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["late", "hang"])
+async def test_value_is_sent_once_more_when_an_earlier_one_may_be_processed_late(rigged: Rig, sandbox: Sandbox, kind: str) -> None:
+    """The EMP cuts the connection, and processes `Reserved` only after `Occupied` was accepted."""
+    rigged.add_emp("alpha", sandbox, quiet_time_s=3.0)
+    await rigged._daemons[-1].stop()
+    await rigged.ready_daemon()
+    sandbox.set_faults([{"kind": "late", "seconds": 2.0, "times": 1}] if kind == "late" else [{"kind": "hang", "times": 1}])
+    await rigged.set_status("s00", "Reserved")
+    await until(lambda: any(e["key"] == evse_id("s00") and e["payload"]["status"] == "Reserved" for e in sandbox.ledger), "it is sent")
+    await rigged.set_status("s00", "Occupied")
+    await until(lambda: sandbox.stations["s00"]["statuses"][evse_id("s00")] == "Occupied", "the newest word is there")
+    await until(lambda: put_off(rigged), "it is to be sent once more")
+    await rigged.quiet()
+    assert sandbox.stations["s00"]["statuses"][evse_id("s00")] == "Occupied"
+    told = [e["payload"]["status"] for e in sandbox.ledger if e["key"] == evse_id("s00")]
+    assert (told[-1], told.count("Occupied")) == ("Occupied", 2)
+
+
+async def test_change_does_not_wait_for_the_quiet_time(rigged: Rig, sandbox: Sandbox) -> None:
+    rigged.add_emp("alpha", sandbox, quiet_time_s=600.0)
+    await rigged._daemons[-1].stop()
+    await rigged.ready_daemon()
+    sandbox.set_faults([{"kind": "drop_after", "times": 1}])
+    await rigged.set_status("s00", "Reserved")
+    await until(
+        lambda: len([e for e in sandbox.ledger if e["key"] == evse_id("s00") and e["payload"]["status"] == "Reserved"]) == 2, "again"
+    )
+    began = time.monotonic()
+    await rigged.set_status("s00", "Occupied")
+    await until(lambda: sandbox.stations["s00"]["statuses"][evse_id("s00")] == "Occupied", "at once")
+    assert time.monotonic() - began < 10
