@@ -111,10 +111,10 @@ class Program:
         assert "Traceback" not in stderr, stderr
         return Outcome(exit_code=exit_code, stdout=stdout, stderr=stderr)
 
-    def refuses(self, *arguments: str) -> str:
-        """The one line on standard error of a command that ends with exit code 2."""
+    def refuses(self, *arguments: str, exit_code: int = 2) -> str:
+        """The one line on standard error of a command that ends with this exit code."""
         done = self(*arguments)
-        assert (done.exit_code, done.stdout) == (2, ""), done
+        assert (done.exit_code, done.stdout) == (exit_code, ""), done
         assert done.stderr.startswith("cdc-pusher: ")
         assert len(done.stderr.splitlines()) == 1, done.stderr
         return done.stderr.removeprefix("cdc-pusher: ").rstrip("\n")
@@ -175,6 +175,17 @@ def execute(dsn: str, *statements: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         for statement in statements:
             conn.execute(statement.encode())
+
+
+def column(dsn: str, query: str) -> list[Any]:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return [row[0] for row in conn.execute(query.encode()).fetchall()]
+
+
+STATION = """WITH s AS (
+    INSERT INTO station (id, name, latitude, longitude, street, street_number, city, zip, country, phone, cpo)
+    VALUES ('s1', 'Rathaus', 50, 7, 'Street', '1', 'City', '12345', 'DE', '+49 30 1', '8ps')
+) INSERT INTO connector (station_id, evse_id, type, speed_kw, status) VALUES ('s1', 'DE*8PS*E1', 'Type2', 22, 'Available')"""
 
 
 # ── bad input ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -326,6 +337,23 @@ def test_roles_that_do_not_go_together(alone: Program) -> None:
     assert alone.refuses("run") == "cdc-pusher.toml: database: owner_role and runtime_role go together, and are two"
 
 
+def test_unknown_things_of_emps(program: Program) -> None:
+    assert program.refuses("emp", "pause", "nobody") == "no EMP nobody in the configuration; there is plug"
+    assert program.refuses("emp", "pause", "plug") == "no daemon has served plug yet"
+    assert program.refuses("emp", "forget", "plug", "--yes") == "plug is in the configuration: take it out, and restart the daemon"
+    assert program.refuses("emp", "forget", "nobody", "--yes", exit_code=1).startswith("nothing is known of an EMP nobody, or a daemon")
+
+
+def test_retry_of_nothing_or_of_two_things(program: Program) -> None:
+    assert program.refuses("outbox", "retry") == "say which messages: a station or an EVSE, or --all"
+    assert program.refuses("outbox", "retry", "s1", "--all") == "say which messages: a station or an EVSE, or --all"
+    assert program("outbox", "retry", "--all").stdout == "no message was rejected or waits after a failure\n"
+
+
+def test_resync_of_a_cpo_that_no_station_is_of(filled: Program) -> None:
+    assert filled.refuses("resync", "--cpo", "7ps") == "no station is of a CPO '7ps'; cdc-pusher cpo list names them"
+
+
 def test_unknown_emp_for_resync(alone: Program) -> None:
     assert alone.refuses("resync", "--all", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
 
@@ -335,8 +363,8 @@ def test_emp_that_was_never_served_for_resync(program: Program) -> None:
 
 
 def test_resync_of_nothing_or_of_two_things(alone: Program) -> None:
-    assert alone.refuses("resync") == "say which stations: --station ID, or --all"
-    assert alone.refuses("resync", "--all", "--station", "s1") == "say which stations: --station ID, or --all"
+    for arguments in ((), ("--all", "--station", "s1"), ("--all", "--cpo", "8ps"), ("--station", "s1", "--cpo", "8ps")):
+        assert alone.refuses("resync", *arguments) == "say which stations: --station ID, --cpo CPO, or --all"
 
 
 def test_unknown_state(alone: Program) -> None:
@@ -431,6 +459,13 @@ def test_outbox_show_reports_rows_and_attempts(filled: Program) -> None:
     assert [row["key"] for row in found["rows"]] == ["s1", "DE*8PS*E1", "DE*8PS*E2"]
     assert found["rows"][0]["acknowledged"] == {"name": "Ä"}
     assert [attempt["outcome"] for attempt in found["attempts"]] == ["accepted"]
+    assert found["database"] == {"s1": "the mapping does not return it: it is gone"}
+    execute(filled.dsn, STATION)
+    database = filled.reports("outbox", "show", "DE*8PS*E1")["database"]
+    assert (database["s1"]["name"], database["s1"]["connectors"]) == ("Rathaus", ["DE*8PS*E1 Type2 22.00 kW Available"])
+    shown = filled("outbox", "show", "s1").stdout
+    assert "database · station · s1" in shown
+    assert "Rathaus" in shown
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("outbox", "show", "s2")], ids=" ".join)
@@ -443,14 +478,50 @@ def test_text_for_people_has_no_markup_or_control_characters_of_the_data(filled:
 
 def test_resync_orders_a_walk_or_single_stations(filled: Program) -> None:
     done = filled("resync", "--station", "s1", "--station", "s2", "--force")
-    assert (done.exit_code, done.stdout) == (0, "ordered: s1, s2 for plug\n")
+    assert (done.exit_code, done.stdout) == (0, "ordered: s1, s2, for plug\n")
     done = filled("resync", "--all")
-    assert (done.exit_code, done.stdout) == (0, "ordered: every station for plug\n")
+    assert (done.exit_code, done.stdout) == (0, "ordered: every station, for plug\n")
     with psycopg.connect(filled.dsn) as conn:
         found = conn.execute("SELECT station_id, emp, resend FROM cdc_pusher.change WHERE emp IS NOT NULL ORDER BY 1").fetchall()
         walk = conn.execute("SELECT walk, walk_phase, walk_cursor FROM cdc_pusher.emp").fetchall()
     assert found == [("s1", "plug", "everything"), ("s2", "plug", "everything")]
     assert walk == [("full load", "source", None)]
+
+
+def test_resync_of_a_cpo_and_what_it_would_be(filled: Program) -> None:
+    execute(filled.dsn, STATION)
+    done = filled("resync", "--cpo", "8ps")
+    assert done.stdout == "ordered: 1 stations of 8ps, for plug\n"
+    rows = column(filled.dsn, "SELECT station_id FROM cdc_pusher.change WHERE resend = 'undelivered'")
+    assert rows == ["s1"]
+    done = filled("resync", "--all", "--force", "--dry-run")
+    assert done.stdout == "would look at 2 stations and 2 statuses, 3 of them undelivered, and send all of them, for plug\n"
+    assert column(filled.dsn, "SELECT walk FROM cdc_pusher.emp") == ["full load"], "nothing was ordered"
+
+
+def test_retry_names_what_was_rejected(filled: Program) -> None:
+    done = filled("outbox", "retry", "--all")
+    assert (done.exit_code, done.stdout) == (0, "1 message is tried again\n")
+    assert column(filled.dsn, "SELECT station_id FROM cdc_pusher.change WHERE resend = 'undelivered' AND priority = 0") == ["s1"]
+
+
+def test_emps_are_listed_paused_resumed_and_forgotten(filled: Program) -> None:
+    execute(filled.dsn, "UPDATE cdc_pusher.emp SET mapping = 'x'")
+    assert filled("emp", "pause", "plug").stdout == "paused: plug\n"
+    (row,) = filled.reports("emp", "list")
+    assert row["paused_at"] is not None
+    assert "paused since" in filled("emp", "list").stdout
+    assert filled("emp", "resume", "plug").stdout == "resumed: plug\n"
+    why = "breaker_reason = 'HTTP 500', breaker_open_since = now(), breaker_probe_at = now()"
+    execute(filled.dsn, f"UPDATE cdc_pusher.emp SET {why}")
+    assert "fails since" in filled("emp", "list").stdout
+    assert "HTTP 500; tried again at" in " ".join(filled("status").stdout.split())
+    filled.configure(f"{EMP.replace('plug', 'other')}api_key = '{KEY}'\n")
+    assert "still serves it" in filled.refuses("emp", "forget", "plug", "--yes", exit_code=1)
+    execute(filled.dsn, "UPDATE cdc_pusher.emp SET mapping = NULL")
+    assert filled("emp", "forget", "plug", "--yes").stdout == "forgotten: plug\n"
+    left = ("outbox", "evse", "cpo", "emp")
+    assert [n for table in left for n in column(filled.dsn, f"SELECT count(*) FROM cdc_pusher.{table} WHERE true")] == [0, 0, 0, 0]
 
 
 def test_version_needs_no_configuration(alone: Program) -> None:

@@ -84,7 +84,7 @@ async def test_roles_are_created_once_and_own_or_may_just_what_they_need(cpo: st
         "UPDATE public.station SET name = 'x'",
         "SELECT * FROM geo.place",
         "DROP TABLE cdc_pusher.change",
-        "DELETE FROM cdc_pusher.emp",
+        "DELETE FROM cdc_pusher.capture",
         "TRUNCATE cdc_pusher.outbox",
         "CREATE TABLE cdc_pusher.mine (id int)",
         "ALTER TABLE public.station DISABLE TRIGGER ALL",
