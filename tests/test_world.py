@@ -1,0 +1,231 @@
+"""Any order of events ends well: random plays of CPO, daemon and EMP, and mutants that show that the plays would notice.
+
+A campaign: `WORLD_EXAMPLES=500 pytest tests/test_world.py -k plays`.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from rig import REFERENCE_SCHEMA
+from world import EVSES, OUTCOMES, STATIONS, STATUSES, Outcome, World
+
+from cdc_pusher import migrate, outbox, reconcile, triggers
+from cdc_pusher.config import ConnectorsChanged, SourceSettings
+from cdc_pusher.database import connect
+from cdc_pusher.reconcile import Entry
+
+EXAMPLES = int(os.environ.get("WORLD_EXAMPLES", "25"))
+STEPS = 50
+
+stations, evses = st.sampled_from(STATIONS), st.sampled_from(EVSES)
+
+
+class Play(RuleBasedStateMachine):
+    """One play."""
+
+    dsn: ClassVar[str]
+    mode: ClassVar[ConnectorsChanged]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.world = World(self.dsn, self.mode)
+        self.run(self.world.open())
+        for station, evse in zip(STATIONS[:2], EVSES[:2], strict=True):
+            self.run(self.world.add(station))
+            self.run(self.world.plug(station, evse))
+
+    def run(self, step: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(step)
+
+    def teardown(self) -> None:
+        try:
+            self.run(self.world.settle())
+            wrong = self.run(self.world.wrong())
+        finally:
+            self.run(self.world.close())
+            self.runner.close()
+        assert not wrong, "\n".join(wrong)
+
+    @invariant()
+    def nothing_is_broken(self) -> None:
+        assert not self.world.broken, "\n".join(self.world.broken)
+
+    @rule(station=stations)
+    def add(self, station: str) -> None:
+        self.run(self.world.add(station))
+
+    @rule(station=stations)
+    def remove(self, station: str) -> None:
+        self.run(self.world.remove(station))
+
+    @rule(station=stations, name=st.sampled_from("xyz"))
+    def rename(self, station: str, name: str) -> None:
+        self.run(self.world.rename(station, name))
+
+    @rule(station=stations, evse=evses)
+    def plug(self, station: str, evse: str) -> None:
+        self.run(self.world.plug(station, evse))
+
+    @rule(evse=evses, status=st.sampled_from(STATUSES))
+    def set_status(self, evse: str, status: str) -> None:
+        self.run(self.world.set_status(evse, status))
+
+    @rule(limit=st.sampled_from([1, 3, 100]))
+    def capture(self, limit: int) -> None:
+        self.run(self.world.capture(limit))
+
+    @rule()
+    def walk(self) -> None:
+        self.run(self.world.walk())
+
+    @rule()
+    def claim(self) -> None:
+        self.run(self.world.claim())
+
+    @precondition(lambda self: self.world.sent)
+    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES))
+    def end(self, data: st.DataObject, outcome: Outcome) -> None:
+        self.run(self.world.end(data.draw(st.sampled_from(sorted(self.world.sent))), outcome))
+
+    @precondition(lambda self: self.world.sent)
+    @rule()
+    def answer_all(self) -> None:
+        for key in sorted(self.world.sent):
+            self.run(self.world.end(key, "answered"))
+
+    @precondition(lambda self: self.world.late)
+    @rule()
+    def process_late(self) -> None:
+        self.run(self.world.process_late())
+
+
+@pytest.fixture
+def world_dsn(dsn: str) -> str:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(REFERENCE_SCHEMA.read_bytes())
+    migrate.to(dsn)
+
+    async def attach() -> None:
+        async with await connect(dsn, "test") as conn:
+            await triggers.attach(conn, SourceSettings().watch)
+
+    asyncio.run(attach())
+    return dsn
+
+
+def play(dsn: str, mode: ConnectorsChanged, *, examples: int, phases: tuple[Phase, ...]) -> None:
+    machine = type("Play", (Play,), {"dsn": dsn, "mode": mode})
+    options = settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        phases=phases,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    run_state_machine_as_test(machine, settings=options)
+
+
+@pytest.mark.timeout(60 + 10 * EXAMPLES)
+@pytest.mark.parametrize("mode", ["hold", "replace", "send"])
+def test_plays_end_with_emp_and_database_equal(world_dsn: str, mode: ConnectorsChanged) -> None:
+    play(world_dsn, mode, examples=EXAMPLES, phases=(Phase.generate, Phase.shrink))
+
+
+# ── the plays notice what is broken on purpose ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _nothing_is_doubted(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 3: what may have been applied is taken for not applied."""
+    patch.setattr(Entry, "uncertain", property(lambda row: False))
+
+
+def _no_quiet_time(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 3: nothing is sent once more."""
+    patch.setattr("world.QUIET_S", -1e6)
+
+
+def _superseded_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: what changed while a request was in flight is not looked at again."""
+    patch.setattr(outbox, "_delivery", _without(outbox._delivery, look_again=b"SELECT %(emp)s::text, %(stations)s::text[]"))
+
+
+def _statuses_wait_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 4: a status goes before its station."""
+    status = reconcile.status
+    patch.setattr(reconcile, "status", lambda *args, **options: status(*args, **{**options, "due": True}))
+
+
+def _statuses_do_not_follow(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 4: after its station was accepted, a status is not sent."""
+    patch.setattr(outbox, "_delivery", _without(outbox._delivery, release_statuses=b"SELECT %(emp)s::text, %(evses)s::text[]"))
+
+
+def _everything_is_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 5: whatever is looked at is sent."""
+    patch.setattr(reconcile.Occasion, "forces", lambda occasion, kind: True)
+
+
+def _problems_are_dropped(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 6: what cannot be sent is forgotten."""
+    station = reconcile.station
+
+    def forgetting(row: Entry | None, desired: Any, *args: Any, **options: Any) -> Any:
+        decision = station(row, desired, *args, **options)
+        dropped = isinstance(decision, Entry) and decision.state == "held"
+        return None if dropped else decision
+
+    patch.setattr(reconcile, "station", forgetting)
+
+
+def _successor_comes_too_early(patch: pytest.MonkeyPatch) -> None:
+    """Invariant 3: a station is posted anew before the old one is surely gone."""
+    patch.setattr(Entry, "is_gone", property(lambda row: True))
+
+
+def _evses_are_in_two_stations(patch: pytest.MonkeyPatch) -> None:
+    """An EVSE is sent in one station while the EMP has it in another."""
+    query = outbox._delivery.claim.replace(b"AND e.station_id <> o.key", b"AND false")
+    assert query != outbox._delivery.claim
+    patch.setattr(outbox, "_delivery", _without(outbox._delivery, claim=query))
+
+
+def _without(queries: Any, **others: bytes) -> Any:
+    class Changed:
+        def __getattr__(self, name: str) -> bytes:
+            found: bytes = others[name] if name in others else getattr(queries, name)
+            return found
+
+    return Changed()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mode", "mutant"),
+    [
+        ("hold", _nothing_is_doubted),
+        ("hold", _no_quiet_time),
+        ("hold", _superseded_is_forgotten),
+        ("hold", _statuses_wait_for_nothing),
+        ("hold", _statuses_do_not_follow),
+        ("hold", _everything_is_sent_again),
+        ("hold", _problems_are_dropped),
+        ("replace", _successor_comes_too_early),
+        ("send", _evses_are_in_two_stations),
+    ],
+)
+def test_plays_notice(
+    world_dsn: str, mode: ConnectorsChanged, mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant(monkeypatch)
+    with pytest.raises((AssertionError, psycopg.errors.IntegrityError, ExceptionGroup)):
+        play(world_dsn, mode, examples=300, phases=(Phase.generate,))
