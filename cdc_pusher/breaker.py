@@ -1,11 +1,12 @@
 """When to leave an EMP alone that fails as a whole, and when to try again. Pure: `now` (seconds, monotonic) and chance are arguments.
 
-    closed ──LIMIT failures in a row, or one that says we are configured wrong──▶ open ──its wait is over──▶ half open
-      ▲                                                                             ▲                            │
-      └──────────── an answer that does not blame the EMP, to whichever request ────┼────────────────────────────┤
-                                                                                    └── one probe fails: twice the wait
+    closed ──LIMIT messages fail in a row, or we are configured wrong──▶ open ──its wait is over──▶ half open
+      ▲                                                                   ▲                            │
+      └──────────── an answer that settles a message, whichever ──────────┼────────────────────────────┤
+                                                                          └── one probe fails: twice the wait
 
-It never stays open for good: however often probes fail, the next one comes after `CAP_S` at most, or when the EMP said (`Retry-After`).
+Messages, not attempts: one that the EMP always fails on says nothing about the others. It never stays open for good: however often
+probes fail, the next one comes after `CAP_S` at most, or when the EMP said (`Retry-After`).
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Literal
 
 from cdc_pusher.policy import CONFIGURATION_RETRY_S
 
-LIMIT = 5  # failures in a row
+LIMIT = 5  # messages that fail, and none that does not
 BASE_S, CAP_S = 1.0, 60.0
 
 State = Literal["closed", "open", "half open"]
@@ -26,7 +27,7 @@ class Breaker:
     reason: str | None = None
     trips: int = 0
     wait_s: float = 0.0
-    _failures: int = 0
+    _failing: set[str] = field(default_factory=set)
     _probe_at: float = field(default=float("-inf"))
 
     def state(self, now: float) -> State:
@@ -45,11 +46,14 @@ class Breaker:
             case "half open":
                 return 1 if in_flight == 0 else 0
 
-    def failed(self, now: float, reason: str, *, configuration: bool = False, after_s: float = 0.0, chance: float = 1.0) -> None:
-        """The EMP failed as a whole; `configuration`: it refuses us, and no message can succeed. `chance`: uniform in [0, 1)."""
-        self._failures += 1
+    def failed(
+        self, now: float, message: str, reason: str, *, configuration: bool = False, after_s: float = 0.0, chance: float = 1.0
+    ) -> None:
+        """The EMP did not settle this message; `configuration`: it refuses us, and can settle none. `chance`: uniform in [0, 1)."""
         state = self.state(now)
-        if state == "open" or (state == "closed" and self._failures < LIMIT and not configuration):
+        if state == "closed":
+            self._failing.add(message)
+        if state == "open" or (state == "closed" and len(self._failing) < LIMIT and not configuration):
             return  # an answer to what was sent before it opened says nothing new
         base_s = CONFIGURATION_RETRY_S if configuration else BASE_S
         backoff_s = min(CAP_S, base_s * 2.0 ** min(self.trips, 16))
@@ -57,7 +61,8 @@ class Breaker:
         self.reason, self.trips, self._probe_at = reason, self.trips + 1, now + self.wait_s
 
     def answered(self) -> bool:
-        """The EMP answered as one that works, whatever it made of the message. Returns whether that closes the breaker."""
+        """The EMP accepted or refused a message for good: it works. Returns whether that closes the breaker."""
         was_closed = self.reason is None
-        self.reason, self.trips, self.wait_s, self._failures = None, 0, 0.0, 0
+        self.reason, self.trips, self.wait_s = None, 0, 0.0
+        self._failing.clear()
         return not was_closed

@@ -17,7 +17,7 @@ from cdc_pusher import outbox, plan
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import MappingError
-from cdc_pusher.model import Held
+from cdc_pusher.model import Held, Station
 from cdc_pusher.outbox import Change
 from cdc_pusher.plan import Plan, Reading, Receiver
 from cdc_pusher.reconcile import LIVE, Occasion
@@ -60,7 +60,8 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
         if spelled := sorted(reading.keys() - set(stations)):
             stations += spelled
             occasions = {emp: _spelled(found, spelled, reading) for emp, found in occasions.items()}
-        await outbox.lock_emps(conn, unsure | occasions.keys())
+        there = await outbox.lock_emps(conn, unsure | occasions.keys())
+        occasions = {emp: found for emp, found in occasions.items() if emp in there}
         if unsure:
             await outbox.order_walk_after(conn, unsure, "resync")
         plans = await _plans(conn, emps, occasions, stations, reading)
@@ -117,7 +118,15 @@ async def _plans(
 
 def _for_emp(reading: Reading, emp: str) -> Reading:
     """What an EMP is to know of: for it, a station that is not meant for it is not there."""
-    return {station_id: found for station_id, found in reading.items() if isinstance(found, Held) or emp not in found.not_for}
+    found: dict[str, Station | Held] = {}
+    for station_id, one in reading.items():
+        if isinstance(one, Held):
+            found[station_id] = one
+        elif emp in one.unclear_for:
+            found[station_id] = Held(reason=f"only: {one.unclear_for[emp]}", faults=("only: the condition fails",))
+        elif emp not in one.not_for:
+            found[station_id] = one
+    return found
 
 
 async def _healed(conn: Connection, plans: Iterable[Plan]) -> Mapping[str, frozenset[str]]:

@@ -148,7 +148,7 @@ class Daemon:
         while not self._stop.is_set():
             try:
                 async with await connect(self._settings.database.dsn, "source") as source_conn:
-                    source = await Source.open(source_conn, self._settings.source, self._settings.only)
+                    source = await Source.open(source_conn, self._settings.source, self._settings.only, strict=False)
                     log.info("ready", emps=sorted(self._lanes))
                     notify_systemd("READY=1")
                     await self._fill(conn, source)

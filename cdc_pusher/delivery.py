@@ -11,7 +11,7 @@ with each other. What a lane learns of its EMP stays with it: the breaker (`brea
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from cdc_pusher.client import EmpClient
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.database import Connection
 from cdc_pusher.limits import TokenBucket, Window
-from cdc_pusher.model import Accepted, Answer, Failure, Rejected, Retry, StationMissing, Verdict
+from cdc_pusher.model import Accepted, Answer, Failure, Kind, Rejected, Retry, StationMissing, Verdict
 from cdc_pusher.outbox import Claim, Result
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
 CHECK_S = 1.0
 STOP_GRACE_S = 4.0
+IN_LINE_S = 2.0  # for a turn under `max_requests_per_second`; a claim has 5 s
+MOST_REMEMBERED = 10_000  # messages
 
 
 class Lane:
@@ -48,10 +50,10 @@ class Lane:
         self._window = Window(settings.concurrency)
         self._breaker = Breaker()
         self._noted: tuple[str | None, int] = ("", 0)  # of the breaker, in the database
-        self._put_off: dict[tuple[str, str], Claim] = {}  # probes that failed
+        self._put_off: set[tuple[Kind, str]] = set()  # messages that failed because the EMP does
+        self._taken = 0  # messages that the EMP settled
+        self._taken_before: dict[tuple[Kind, str], int] = {}  # the same when a message failed last
         self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S + (1.0 / rate if rate else 0.0)
-        # No more than two seconds' worth of requests, or a burst, wait for their turn, however many might run at once.
-        self._most = min(settings.concurrency, max(1, int(rate * 2), settings.burst)) if rate else settings.concurrency
         self._requests: set[asyncio.Task[None]] = set()
         self._results: list[Result] = []
         self._checked_at = float("-inf")
@@ -91,10 +93,12 @@ class Lane:
             recorded = await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s) if results else outbox.Recorded()
             if now - self._checked_at >= CHECK_S:
                 await self._check(conn, now)
-            await self._note_breaker(conn, now)
-            room = self._breaker.room(now, len(self._requests), most=min(self._most, self._window.size))
-            claims = [] if paused or not send or room <= 0 else await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s)
+            noted, hastened = await self._note_breaker(conn)
+            room = 0 if paused or not send else self._room(now)
+            claims = await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s) if room > 0 else []
         del self._results[: len(results)]
+        self._noted = noted
+        self._put_off -= hastened
         self._note(recorded.counted)
         if recorded.superseded:
             self._changed()
@@ -109,29 +113,42 @@ class Lane:
             self._changed()
         await outbox.promote(conn, self.name)
 
-    async def _note_breaker(self, conn: Connection, now: float) -> None:
-        """Write what has changed of the breaker, and let go what was put off while it was open."""
+    def _room(self, now: float) -> int:
+        """How many more messages may be claimed: none that could not be sent in time."""
+        room = self._breaker.room(now, len(self._requests), most=self._window.size)
+        return min(room, self._bucket.room(now, max(IN_LINE_S, 1.0 / self._bucket.rate))) if self._bucket else room
+
+    async def _note_breaker(self, conn: Connection) -> tuple[tuple[str | None, int], Set[tuple[Kind, str]]]:
+        """Write what has changed of the breaker, and let go what was put off while it was open; returns both, for after the commit."""
         breaker = self._breaker
-        if (breaker.reason, breaker.trips) == self._noted:
-            return
-        await outbox.note_breaker(conn, self.name, breaker.reason, breaker.wait_s)
-        if breaker.reason is None and self._put_off:
-            await outbox.hasten(conn, self.name, list(self._put_off.values()))
-            self._put_off.clear()
-        self._noted = breaker.reason, breaker.trips
+        state = breaker.reason, breaker.trips
+        if state != self._noted:
+            await outbox.note_breaker(conn, self.name, breaker.reason, breaker.wait_s)
+        hastened = frozenset(self._put_off) if breaker.reason is None else frozenset()
+        if hastened:
+            await outbox.hasten(conn, self.name, hastened)
+        return state, hastened
 
     async def _serve(self, claim: Claim, deadline: float) -> None:
         """Send one claim, if there is still time for it, and hand in the result."""
-        sent_at, began = datetime.now(UTC), time.monotonic()
+        result = Result(claim=claim, outcome="unsent")
         try:
-            result = await self._attempt(claim, deadline)
-        except asyncio.CancelledError:
-            self._hand_in(self._result(claim, Failure(error="cut off when the daemon stopped"), sent_at, began))
-            raise
+            if self._bucket is not None:
+                await asyncio.sleep(self._bucket.take(time.monotonic()))
+            if time.monotonic() < deadline:
+                sent_at, began = datetime.now(UTC), time.monotonic()
+                result = self._cut_off(claim, sent_at, "cut off when the daemon stopped")
+                result = self._result(claim, await self._client.send(claim.kind, claim.payload), sent_at, began)
         except Exception as error:
             log.exception("a request failed in an unforeseen way", emp=self.name, kind=claim.kind, key=claim.key)
-            result = self._result(claim, Failure(error=f"unforeseen: {type(error).__name__}"), sent_at, began)
-        self._hand_in(result)
+            result = self._cut_off(claim, datetime.now(UTC), f"unforeseen: {type(error).__name__}")
+        finally:
+            self._hand_in(result)
+
+    @staticmethod
+    def _cut_off(claim: Claim, sent_at: datetime, error: str) -> Result:
+        """Nobody knows what became of the request, and the EMP is not to blame."""
+        return Result(claim=claim, outcome="retry", sent_at=sent_at, uncertain=True, late=True, error=error, delay_s=1.0)
 
     def _hand_in(self, result: Result) -> None:
         self._results.append(result)
@@ -139,25 +156,13 @@ class Lane:
             self._requests.discard(task)
         self.wake.set()
 
-    async def _attempt(self, claim: Claim, deadline: float) -> Result:
-        await self._wait_for_slot()
-        if time.monotonic() >= deadline:
-            return Result(claim=claim, outcome="unsent")
-        sent_at, began = datetime.now(UTC), time.monotonic()
-        answer = await self._client.send(claim.kind, claim.payload)
-        return self._result(claim, answer, sent_at, began)
-
-    async def _wait_for_slot(self) -> None:
-        """Keep to `max_requests_per_second`: every request takes the next slot in line."""
-        if self._bucket is not None:
-            await asyncio.sleep(self._bucket.take(time.monotonic()))
-
     def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, began: float) -> Result:
         now, clock = datetime.now(UTC), time.monotonic()
         missing = claim.attempts if claim.last_result_code == policy.EVSE_NOT_FOUND else 0
         judged = policy.judge(answer, kind=claim.kind, attempts=missing, now=now)
-        counts = self._learn(judged, clock)
-        verdict = self._bounded(judged, claim, now) if counts else judged
+        failing = self._learn(claim, judged, clock)
+        strikes = 0 if failing else self._strikes(claim, judged)
+        verdict = judged if failing else self._bounded(judged, claim, strikes, now)
         common: dict[str, Any] = {"claim": claim, "sent_at": sent_at, "duration_ms": round((clock - began) * 1000)}
         if isinstance(answer, Answer):
             common |= {"http_status": answer.http_status, "result_code": answer.code}
@@ -167,49 +172,59 @@ class Lane:
             case Retry(reason=reason):
                 delay_s = self._delay_s(verdict, claim)
                 common |= {"uncertain": verdict.uncertain, "late": verdict.late, "error": reason}
-                return Result(outcome="retry", delay_s=delay_s, counts=int(counts), **common)
+                return Result(outcome="retry", delay_s=delay_s, counts=int(not failing), strikes=strikes, **common)
             case StationMissing(reason=reason):
                 return Result(outcome="station_missing", counts=1, reason=f"waits for its station: {reason}", error=reason, **common)
             case Rejected(reason=reason):
                 late = isinstance(judged, Retry) and judged.late
                 return Result(outcome="rejected", counts=1, reason=reason, error=reason, uncertain=verdict.uncertain, late=late, **common)
 
-    def _learn(self, verdict: Verdict, now: float) -> bool:
-        """Take note of how the EMP does. Returns whether a failure counts against its message: not while the EMP is known to fail."""
-        if not isinstance(verdict, Retry) or verdict.blames == "message":
-            if isinstance(verdict, Retry) and verdict.overloaded:
-                self._window.shrink(now)
-            else:
-                self._window.keep_up()
+    def _learn(self, claim: Claim, verdict: Verdict, now: float) -> bool:
+        """Take note of how the EMP does. Returns whether it is known to fail: then nothing counts against a message."""
+        if not isinstance(verdict, Retry):
+            self._window.keep_up()
+            self._taken += 1
             if self._breaker.answered():
                 log.info("EMP works again", emp=self.name)
-            return True
+            return False
         if verdict.overloaded:
             self._window.shrink(now)
-        was = self._breaker.state(now)
-        configuration = verdict.blames == "configuration"
-        self._breaker.failed(now, verdict.reason, configuration=configuration, after_s=verdict.after_s or 0.0, chance=random.random())
-        if was == "closed" and self._breaker.reason is not None:
+        was_closed = self._breaker.state(now) == "closed"
+        configuration, after_s = verdict.blames == "configuration", verdict.after_s or 0.0
+        message = f"{claim.kind} {claim.key}"
+        self._breaker.failed(now, message, verdict.reason, configuration=configuration, after_s=after_s, chance=random.random())
+        if was_closed and self._breaker.reason is not None:
             log.error("EMP fails as a whole: only probes are sent until one succeeds", emp=self.name, error=verdict.reason)
-        return was == "closed" and not configuration
+        return configuration or not was_closed
 
-    def _bounded(self, verdict: Verdict, claim: Claim, now: datetime) -> Verdict:
-        failing_s = (now - claim.failing_since).total_seconds() if claim.failing_since else 0.0
-        settings = self._settings
+    def _strikes(self, claim: Claim, verdict: Verdict) -> int:
+        """1 if the message has failed again although the EMP took others meanwhile."""
+        message = claim.kind, claim.key
+        if not isinstance(verdict, Retry):
+            self._taken_before.pop(message, None)
+            return 0
+        if len(self._taken_before) >= MOST_REMEMBERED:
+            self._taken_before.clear()
+        before, self._taken_before[message] = self._taken_before.get(message), self._taken
+        return int(before is not None and before < self._taken)
+
+    def _bounded(self, verdict: Verdict, claim: Claim, strikes: int, now: datetime) -> Verdict:
         return policy.bounded(
             verdict,
+            strikes=claim.strikes + strikes,
             attempts=claim.attempts + 1,
-            failing_s=failing_s,
-            most_attempts=settings.max_attempts,
-            longest_s=settings.give_up_after_s,
+            failing_s=(now - claim.failing_since).total_seconds() if claim.failing_since else 0.0,
+            most_strikes=self._settings.max_attempts,
+            longest_s=self._settings.give_up_after_s,
         )
 
     def _delay_s(self, verdict: Retry, claim: Claim) -> float:
         settings = self._settings
         backoff = policy.backoff_s(claim.attempts, base_s=settings.retry_base_s, cap_s=settings.retry_cap_s, chance=random.random())
-        if self._breaker.reason is not None and verdict.blames != "message":
+        if self._breaker.reason is not None:
             # The next probe is another message, if there is one: perhaps it is this one that the EMP fails on.
-            self._put_off[claim.kind, claim.key] = claim
+            if len(self._put_off) < MOST_REMEMBERED:
+                self._put_off.add((claim.kind, claim.key))
             backoff = max(backoff, 2 * self._breaker.wait_s)
         return max(backoff, verdict.after_s or 0.0)
 

@@ -186,9 +186,12 @@ async def pause(conn: Connection, emps: Sequence[str], *, paused: bool) -> list[
     return [row["name"] async for row in await conn.execute(_sql.pause, {"emps": list(emps), "paused": paused})]
 
 
-async def forget(conn: Connection, emp: str) -> bool:
-    """Delete all that is known of an EMP that no configuration has any more. False: there is none, or a daemon still serves it."""
+async def forget(conn: Connection, emp: str, *, force: bool = False) -> bool:
+    """Delete all that is known of an EMP that no configuration has any more.
+
+    False: there is none, or a daemon still serves it, or (unless `force`) it has stations under ids that `replace` gave.
+    """
     async with conn.transaction():
         await outbox.lock_capture(conn)
         await outbox.lock_emps(conn, [emp])
-        return await (await conn.execute(_sql.forget, {"emp": emp})).fetchone() is not None
+        return await (await conn.execute(_sql.forget, {"emp": emp, "force": force})).fetchone() is not None

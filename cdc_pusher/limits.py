@@ -13,6 +13,16 @@ class TokenBucket:
     burst: int = 1
     _full_at: float = float("-inf")
 
+    def room(self, now: float, within_s: float) -> int:
+        """How many could be taken now that would not have to wait for longer than `within_s` seconds.
+
+        >>> bucket = TokenBucket(rate=10, burst=2)
+        >>> bucket.room(5.0, 0.0), bucket.room(5.0, 0.25), [bucket.take(5.0) for _ in range(2)], bucket.room(5.0, 0.0)
+        (2, 4, [0.0, 0.0], 0)
+        """
+        slack_s = now + within_s + (self.burst - 1) / self.rate - max(self._full_at, now)
+        return max(0, int(slack_s * self.rate + 1 + 1e-9))
+
     def take(self, now: float) -> float:
         """Take the next place in line; returns the seconds to wait for it.
 

@@ -28,7 +28,7 @@ class Station:
     """One station as the mapping returns it, with its connectors; nothing but `station_id` is checked yet.
 
     The fields are the columns of `[source] stations`; a column that the mapping leaves out is None. `not_for`: the EMPs whose condition
-    (`only`) it does not meet.
+    (`only`) it does not meet; `unclear_for`: those whose condition fails for it, and why.
     """
 
     station_id: str
@@ -59,9 +59,10 @@ class Station:
     is_private: Any = None
     connectors: tuple[Connector, ...] = ()
     not_for: frozenset[str] = frozenset()
+    unclear_for: Mapping[str, str] = field(default_factory=dict)
 
 
-STATION_COLUMNS = tuple(f.name for f in fields(Station) if f.name not in ("connectors", "not_for"))
+STATION_COLUMNS = tuple(f.name for f in fields(Station) if f.name not in ("connectors", "not_for", "unclear_for"))
 CONNECTOR_COLUMNS = ("station_id", *(f.name for f in fields(Connector)))
 
 

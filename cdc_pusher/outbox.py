@@ -71,9 +71,10 @@ async def consume(conn: Connection, emps: Sequence[str], batch: int) -> list[Cha
     return [Change(**row) for row in await (await conn.execute(_capture.consume, {"emps": list(emps), "batch": batch})).fetchall()]
 
 
-async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> None:
-    """Take our turn at the outbox of these EMPs (None: of all)."""
-    await conn.execute(_capture.lock_emps, {"emps": None if emps is None else list(emps)})
+async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> frozenset[str]:
+    """Take our turn at the outbox of these EMPs (None: of all). Returns those that there are: people may have made us forget one."""
+    cursor = await conn.execute(_capture.lock_emps, {"emps": None if emps is None else list(emps)})
+    return frozenset(row["name"] for row in await cursor.fetchall())
 
 
 async def evses(conn: Connection, emps: Sequence[str], stations: Sequence[str], listed: Sequence[str]) -> dict[str, list[Evse]]:
@@ -182,6 +183,7 @@ class Claim:
     priority: int
     changed_at: datetime
     failing_since: datetime | None = None
+    strikes: int = 0
 
     @property
     def deletes(self) -> bool:
@@ -204,6 +206,7 @@ class Result:
     reason: str | None = None
     delay_s: float = 0.0
     counts: int = 0
+    strikes: int = 0
     uncertain: bool = False
     late: bool = False
     http_status: int | None = None
@@ -224,9 +227,9 @@ class Recorded:
 
 
 async def lock_emp(conn: Connection, emp: str) -> bool:
-    """Take our turn at the EMP's outbox. Returns whether people have paused it."""
+    """Take our turn at the EMP's outbox. Returns whether people have paused it, or made us forget it."""
     row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
-    return row is not None and row["paused_at"] is not None
+    return row is None or row["paused_at"] is not None
 
 
 async def promote(conn: Connection, emp: str) -> None:
@@ -239,10 +242,10 @@ async def note_breaker(conn: Connection, emp: str, reason: str | None, probe_in_
     await conn.execute(_delivery.note_breaker, {"emp": emp, "reason": reason, "probe_in_s": probe_in_s})
 
 
-async def hasten(conn: Connection, emp: str, claims: Sequence[Claim]) -> None:
-    """Have these messages, which failed because their EMP did, tried again at once."""
-    columns = {"kinds": [c.kind for c in claims], "keys": [c.key for c in claims]}
-    await conn.execute(_delivery.hasten, {"emp": emp, **columns})
+async def hasten(conn: Connection, emp: str, messages: Iterable[tuple[Kind, str]]) -> None:
+    """Have these messages (kind and key), which failed because their EMP did, tried again at once."""
+    found = list(messages)
+    await conn.execute(_delivery.hasten, {"emp": emp, "kinds": [kind for kind, _ in found], "keys": [key for _, key in found]})
 
 
 async def expire(conn: Connection, emp: str) -> int:

@@ -177,7 +177,7 @@ class _Batch:
         self.result.note(row, decision, occasion, station_id)
         self.result.cpos |= listed_cpos(self.reading.get(station_id)) - self.cpos.keys()
         outcome = self.outcomes[station_id] = decision if isinstance(decision, Entry) else row
-        goes = outcome is not None and outcome.state != "held" and outcome.payload is not None and oioi.is_deleted(outcome.payload)
+        goes = outcome is not None and outcome.state in ("pending", "in_flight") and outcome.deletes
         (self.leaving.add if goes else self.leaving.discard)(station_id)
 
     def _is_sent(self, owners: Iterable[str]) -> bool:

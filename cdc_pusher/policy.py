@@ -8,9 +8,9 @@
     HTTP 429 5xx; no connection, a broken one, no answer in time    retry: the EMP is to blame
     everything else, known (100 102 300 312 …; 408 425) or not      retry: the message may be to blame
 
-A readable result code speaks louder than the HTTP status around it. What only the EMP or the configuration is to blame for opens the
-breaker and never counts against a message while that is open; whatever counts is bounded (`bounded`): after so many attempts, or hours,
-the message is rejected. Source: OIOI v4, "Result codes, and what a sender does".
+A readable result code speaks louder than the HTTP status around it. When several messages in a row are not settled, the EMP fails as a
+whole (`breaker`), and nothing counts against a message. What fails again and again while others are taken is given up (`bounded`).
+Source: OIOI v4, "Result codes, and what a sender does".
 """
 
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ TOO_MANY_REQUESTS = 429
 OVERLOADED = frozenset({408, 429, 503, 504})
 MAY_COME_LATE = frozenset({408, 499, 502, 504})  # of something in between, which gave up waiting
 EVSE_NOT_FOUND = 181
+FEWEST_ATTEMPTS = 5  # a message that fails for long but was hardly tried is not given up
 STATION_TRIES = 2  # how often a status that the EMP does not know may send its station again
 CONFIGURATION_RETRY_S = 30.0
 RETRY_AFTER_CAP_S = 3600.0
@@ -59,22 +60,24 @@ def judge(answer: Answer | Failure, *, kind: Kind, attempts: int, now: datetime)
     )
 
 
-def bounded(verdict: Verdict, *, attempts: int, failing_s: float, most_attempts: int, longest_s: float) -> Verdict:
-    """The same verdict, or that the message is given up: it has failed too often, or for too long (seconds), this attempt included.
+def bounded(verdict: Verdict, *, strikes: int, attempts: int, failing_s: float, most_strikes: int, longest_s: float) -> Verdict:
+    """The same verdict, or that the message is given up, this attempt included. Not to be asked while the EMP is known to fail.
 
-    >>> bounded(Retry(reason="code 100"), attempts=20, failing_s=60, most_attempts=20, longest_s=86400)
-    Rejected(reason='given up after 20 attempts: code 100', uncertain=False)
-    >>> bounded(Retry(reason="code 100"), attempts=7, failing_s=90000, most_attempts=20, longest_s=86400)
-    Rejected(reason='given up after 7 attempts in 25 h: code 100', uncertain=False)
+    `strikes`: how often it has failed while the EMP took others; `attempts`: at all. What the EMP answers with a code of its own is given
+    up after `longest_s` seconds of failing, too, even if there is no other message to tell by.
+
+    >>> bounded(Retry(reason="HTTP 500", blames="emp"), strikes=20, attempts=31, failing_s=60, most_strikes=20, longest_s=86400)
+    Rejected(reason='given up after 31 attempts: HTTP 500', uncertain=False)
+    >>> bounded(Retry(reason="code 100"), strikes=0, attempts=70, failing_s=90000, most_strikes=20, longest_s=86400)
+    Rejected(reason='given up after 70 attempts in 25 h: code 100', uncertain=False)
     """
     if not isinstance(verdict, Retry) or verdict.blames == "configuration":
         return verdict
-    if attempts >= most_attempts:
-        return Rejected(reason=f"given up after {attempts} attempts: {verdict.reason}", uncertain=verdict.uncertain)
-    if attempts > 1 and failing_s >= longest_s:
-        said = f"given up after {attempts} attempts in {failing_s / 3600:.0f} h: {verdict.reason}"
-        return Rejected(reason=said, uncertain=verdict.uncertain)
-    return verdict
+    too_long = verdict.blames == "message" and failing_s >= longest_s and attempts >= FEWEST_ATTEMPTS
+    if strikes < most_strikes and not too_long:
+        return verdict
+    during = f" in {failing_s / 3600:.0f} h" if strikes < most_strikes else ""
+    return Rejected(reason=f"given up after {attempts} attempts{during}: {verdict.reason}", uncertain=verdict.uncertain)
 
 
 def retry_after(value: str | None, *, now: datetime) -> float | None:

@@ -190,13 +190,18 @@ def _id_at_emp(row: Entry, connectors_changed: str) -> str:
 
 
 def _replacing(row: Entry, desired: Payload) -> Payload:
-    """What goes next if a station with other connectors is a new one: the deletion of the old one, until that is surely gone."""
+    """What goes next if a station with other connectors is a new one: the deletion of the old one, until that is surely gone.
+
+    A doubt is settled first: what may have arrived is sent again, and only what the EMP makes of it decides.
+    """
     known = row.doubtful or row.acknowledged
     if known is None:
         return desired
     if oioi.is_deleted(known):
         return desired if row.is_gone else known
-    return desired if oioi.evse_ids(known) == oioi.evse_ids(desired) else oioi.deleted(known)
+    if oioi.evse_ids(known) == oioi.evse_ids(desired):
+        return desired
+    return known if row.uncertain else oioi.deleted(known)
 
 
 def _with_connector_rule(

@@ -119,6 +119,13 @@ outbox = Table(
     _timestamp("changed_at", "When the oldest undelivered change was made; NULL when delivered"),
     _timestamp("delivered_at", "When the EMP last accepted a message"),
     _timestamp("failing_since", "When the first of the attempts failed; a message that fails for too long is rejected"),
+    Column(
+        "strikes",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="Failed attempts while the EMP took other messages; with too many of them it is rejected",
+    ),
     _timestamp(
         "uncertain_at", "When a request was last sent that may still be processed late; what is accepted soon after is sent once more"
     ),

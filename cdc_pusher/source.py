@@ -8,7 +8,7 @@ that station alone, what fails because the mapping does not fit the tables is a 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import psycopg
@@ -61,7 +61,7 @@ class Queries:
     """What is asked of the mapping, as SQL; all but `cpos` with named parameters (`ids`; `limit`, `after`; `cpo`).
 
     `cpos`: of all stations (None), and of those for an EMP that has a condition. `only`: EMPs by the column that says the station is not
-    for them.
+    for them. `excluded`, `unconditional`: the same apart, for when a condition fails; `broken`: those that fail whatever the station.
     """
 
     stations: bytes
@@ -72,6 +72,9 @@ class Queries:
     of_cpo: bytes
     cpos: Mapping[str | None, bytes]
     only: Mapping[str, str]
+    excluded: Mapping[str, bytes]
+    unconditional: bytes
+    broken: Mapping[str, str]
 
 
 class Source:
@@ -84,14 +87,20 @@ class Source:
         self._watches = {watch.name: watch for watch in settings.watch}
 
     @classmethod
-    async def open(cls, conn: Connection, settings: SourceSettings, only: Mapping[str, str] | None = None) -> "Source":
+    async def open(
+        cls, conn: Connection, settings: SourceSettings, only: Mapping[str, str] | None = None, *, strict: bool = True
+    ) -> "Source":
         """Look up the columns of both queries. `only`: by EMP, the condition that stations have to meet.
 
-        Raises `MappingError`: a query or a condition fails, or a column that is needed is missing.
+        Not `strict`: a condition that cannot be evaluated holds the stations of its EMP, and no others. Raises `MappingError`: a query or a
+        condition fails, or a column that is needed is missing.
         """
         await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await conn.set_read_only(True)
-        return cls(conn, settings, await prepare(conn, settings, only or {}))
+        queries = await prepare(conn, settings, only)
+        if strict and queries.broken:
+            raise MappingError(next(iter(queries.broken.values())))
+        return cls(conn, settings, queries)
 
     async def read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
         """The stations with these ids (text) as they are now; one that the query no longer returns is not in the answer.
@@ -100,8 +109,12 @@ class Source:
         fail, or that it returns twice, is `Held` with the reason. Raises `MappingError`.
         """
         try:
-            return await self._read(station_ids)
-        except _OF_THE_DATA as error:
+            return await self._read(station_ids, self._queries.stations)
+        except (MappingError, *_OF_THE_DATA) as error:
+            if self._queries.only and (isinstance(error, MappingError) or len(station_ids) == 1):
+                return await self._apart().read(station_ids)
+            if isinstance(error, MappingError):
+                raise
             if len(station_ids) == 1:
                 fault = "the mapping fails for this station"
                 return {station_ids[0]: Held(reason=f"{fault}: {one_line(error)}", faults=(fault,))}
@@ -167,9 +180,13 @@ class Source:
         except _OF_THE_DATA as error:
             raise MappingError(f"source.stations: {one_line(error)}") from error
 
-    async def _read(self, station_ids: Sequence[str]) -> Mapping[str, Station | Held]:
+    def _apart(self) -> "_Apart":
+        """The same, but each condition is evaluated by itself."""
+        return _Apart(self._conn, self._settings, self._queries)
+
+    async def _read(self, station_ids: Sequence[str], query: bytes) -> Mapping[str, Station | Held]:
         async with _snapshot(self._conn):
-            stations = await (await self._conn.execute(self._queries.stations, {"ids": list(station_ids)})).fetchall()
+            stations = await (await self._conn.execute(query, {"ids": list(station_ids)})).fetchall()
             found_ids = sorted({row["station_id"] for row in stations})
             connectors = await (await self._conn.execute(self._queries.connectors, {"ids": found_ids})).fetchall() if found_ids else []
         of_station: dict[str, list[Connector]] = defaultdict(list)
@@ -178,14 +195,16 @@ class Source:
         found: dict[str, Station | Held] = {}
         for row in stations:
             station_id = row["station_id"]
-            not_for = frozenset(emp for column, emp in self._queries.only.items() if row.pop(column))
+            not_for = frozenset(emp for column, emp in self._queries.only.items() if row.pop(column, False))
             if station_id in found:
                 fault = "station_id: the mapping returns more than one row"
                 found[station_id] = Held(reason=f"{fault} for '{station_id}'", faults=(fault,))
             else:
                 country = row["country"]
                 row["country"] = (isinstance(country, str) and vocabulary.country(country)) or country
-                found[station_id] = Station(**row, connectors=tuple(of_station[station_id]), not_for=not_for)
+                found[station_id] = Station(
+                    **row, connectors=tuple(of_station[station_id]), not_for=not_for, unclear_for=self._queries.broken
+                )
         return found
 
     def _connector(self, row: DictRow) -> Connector:
@@ -195,6 +214,32 @@ class Source:
             speed_kw=row["speed_kw"],
             status=_translated(row["status"], self._settings.statuses, vocabulary.status),
         )
+
+
+class _Apart(Source):
+    """Reads without the conditions of the EMPs, and then asks each of those: one that fails is unclear for its EMP alone."""
+
+    async def _read(self, station_ids: Sequence[str], query: bytes) -> Mapping[str, Station | Held]:
+        found = dict(await super()._read(station_ids, self._queries.unconditional))
+        for emp, excluded in self._queries.excluded.items():
+            try:
+                async with _snapshot(self._conn):
+                    rows = await (await self._conn.execute(excluded, {"ids": list(station_ids)})).fetchall()
+            except (MappingError, *_OF_THE_DATA) as error:
+                unclear = {emp: one_line(error)}
+                found = {
+                    i: one if isinstance(one, Held) else replace(one, unclear_for={**one.unclear_for, **unclear})
+                    for i, one in found.items()
+                }
+            else:
+                left_out = {row["station_id"] for row in rows}
+                for station_id, one in found.items():
+                    if isinstance(one, Station) and station_id in left_out:
+                        found[station_id] = replace(one, not_for=one.not_for | {emp})
+        return found
+
+    def _apart(self) -> "_Apart":
+        raise AssertionError("there is nothing left to take apart")
 
 
 def _translated(value: Any, names: Mapping[str, str], built_in: Callable[[str], str | None]) -> Any:
@@ -208,7 +253,8 @@ def _translated(value: Any, names: Mapping[str, str], built_in: Callable[[str], 
 
 async def prepare(conn: Connection, settings: SourceSettings, only: Mapping[str, str] | None = None) -> Queries:
     """Look up the columns of both queries of the mapping, and make of them what is asked of it. Raises `MappingError`."""
-    conditions = {emp: _condition(text) for emp, text in (only or {}).items()}
+    conditions: dict[str, sql.Composable] = {}
+    broken: dict[str, str] = {}
     station_columns = await columns(conn, "stations", settings.stations)
     connector_columns = await columns(conn, "connectors", settings.connectors)
     id_type = station_columns["station_id"].type
@@ -229,10 +275,14 @@ async def prepare(conn: Connection, settings: SourceSettings, only: Mapping[str,
         " GROUP BY 1 ORDER BY 3 DESC, 1"
     )
     cpo_name = sql.SQL("s.cpo_name" if "cpo_name" in station_columns else "NULL")
+    for emp, text in (only or {}).items():
+        try:
+            await _try_condition(conn, emp, stations, _condition(text))
+            conditions[emp] = _condition(text)
+        except MappingError as error:
+            broken[emp] = str(error)
     of_whom: dict[str | None, sql.Composable] = {None: sql.SQL("true")}
     of_whom.update(conditions)
-    for emp, condition in conditions.items():
-        await _try_condition(conn, emp, stations, condition)
     excluding = {f"not for {emp}": condition for emp, condition in conditions.items()}
     read = {c: station_columns[c] for c in STATION_COLUMNS if c in station_columns}
     return Queries(
@@ -248,6 +298,11 @@ async def prepare(conn: Connection, settings: SourceSettings, only: Mapping[str,
         of_cpo=of_cpo.as_bytes(conn),
         cpos={emp: cpos.format(cpo_name, stations, condition).as_bytes(conn) for emp, condition in of_whom.items()},
         only={f"not for {emp}": emp for emp in conditions},
+        excluded={
+            emp: _excluded(stations, station_columns["station_id"], condition).as_bytes(conn) for emp, condition in conditions.items()
+        },
+        unconditional=_by_station(stations, read).as_bytes(conn),
+        broken=broken,
     )
 
 
@@ -302,6 +357,12 @@ def _by_station(
     return sql.SQL("SELECT {} FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[])").format(
         sql.SQL(", ").join(values), query, columns["station_id"].type
     )
+
+
+def _excluded(query: sql.Composable, station_id: Column, condition: sql.Composable) -> sql.Composed:
+    """Those of the stations in `ids` that do not meet the condition."""
+    text = "SELECT s.station_id::text AS station_id FROM {} AS s WHERE s.station_id = ANY (%(ids)s::text[]::{}[]) AND {} IS NOT TRUE"
+    return sql.SQL(text).format(query, station_id.type, condition)
 
 
 def _as_asked_for(id_type: sql.SQL) -> sql.Composable:

@@ -13,26 +13,33 @@ MOST = 16
 
 def opened(now: float = 0.0) -> Breaker:
     breaker = Breaker()
-    for _ in range(LIMIT):
-        breaker.failed(now, "HTTP 500")
+    for n in range(LIMIT):
+        breaker.failed(now, f"m{n}", "HTTP 500")
     return breaker
 
 
 def test_breaker_opens_after_failures_in_a_row_and_not_before() -> None:
     breaker = Breaker()
-    for _ in range(LIMIT - 1):
-        breaker.failed(0.0, "HTTP 500")
+    for n in range(LIMIT - 1):
+        breaker.failed(0.0, f"m{n}", "HTTP 500")
     assert (breaker.state(0.0), breaker.room(0.0, 3, most=MOST)) == ("closed", MOST - 3)
     assert not breaker.answered(), "it was not open"
-    for _ in range(LIMIT):
+    for n in range(LIMIT):
         assert breaker.state(0.0) == "closed"
-        breaker.failed(0.0, "HTTP 500")
+        breaker.failed(0.0, f"m{n}", "HTTP 500")
     assert (breaker.state(0.0), breaker.room(0.0, 0, most=MOST), breaker.reason) == ("open", 0, "HTTP 500")
+
+
+def test_one_message_that_always_fails_says_nothing_about_the_emp() -> None:
+    breaker = Breaker()
+    for _ in range(10 * LIMIT):
+        breaker.failed(0.0, "m", "HTTP 500")
+    assert breaker.state(0.0) == "closed"
 
 
 def test_breaker_opens_at_once_when_the_configuration_is_to_blame() -> None:
     breaker = Breaker()
-    breaker.failed(0.0, "code 210", configuration=True)
+    breaker.failed(0.0, "m", "code 210", configuration=True)
     assert breaker.state(CONFIGURATION_RETRY_S - 1) == "open"
     assert breaker.state(CONFIGURATION_RETRY_S) == "half open"
 
@@ -46,7 +53,7 @@ def test_half_open_breaker_lets_one_probe_pass() -> None:
 def test_answers_to_what_was_sent_before_it_opened_do_not_lengthen_the_wait() -> None:
     breaker = opened()
     for _ in range(20):
-        breaker.failed(0.5 * BASE_S, "HTTP 500")
+        breaker.failed(0.5 * BASE_S, "m", "HTTP 500")
     assert (breaker.trips, breaker.state(BASE_S)) == (1, "half open")
 
 
@@ -55,9 +62,9 @@ def test_failed_probes_wait_ever_longer_up_to_a_limit_and_as_long_as_the_emp_say
     for _ in range(9):
         waits.append(breaker.wait_s)
         now += breaker.wait_s
-        breaker.failed(now, "HTTP 500")
+        breaker.failed(now, "m", "HTTP 500")
     assert waits == [1, 2, 4, 8, 16, 32, CAP_S, CAP_S, CAP_S]
-    breaker.failed(now + CAP_S, "HTTP 503", after_s=900.0)
+    breaker.failed(now + CAP_S, "m", "HTTP 503", after_s=900.0)
     assert breaker.wait_s == 900
 
 
@@ -65,7 +72,7 @@ def test_any_answer_closes_it_and_all_is_forgotten() -> None:
     breaker = opened()
     assert breaker.answered()
     assert (breaker.state(0.0), breaker.trips, breaker.room(0.0, 0, most=MOST)) == ("closed", 0, MOST)
-    breaker.failed(0.0, "HTTP 500")
+    breaker.failed(0.0, "m", "HTTP 500")
     assert breaker.state(0.0) == "closed", "it counts from the beginning"
 
 
@@ -78,7 +85,7 @@ def test_breaker_is_never_open_for_longer_than_the_longest_wait(story: list[tupl
             breaker.answered()
             assert breaker.room(now, 0, most=MOST) == MOST
         else:
-            breaker.failed(now, what, configuration=what == "configuration", chance=chance)
+            breaker.failed(now, f"m{now}", what, configuration=what == "configuration", chance=chance)
         assert breaker.room(now + CAP_S, 0, most=MOST) >= 1
         assert 0 <= breaker.room(now, 0, most=MOST) <= MOST
 

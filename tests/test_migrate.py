@@ -204,7 +204,7 @@ def insert(dsn: str, table: str, row: Mapping[str, Any]) -> None:
 
 def row_of(table: str, row: Mapping[str, Any]) -> str:
     """The row as JSON, with the column defaults that jsonb_populate_record does not know."""
-    defaults = {"outbox": {"desired_gen": 1, "delivered_gen": 0, "resend_gen": 0, "priority": 0, "attempts": 0}}
+    defaults = {"outbox": {"desired_gen": 1, "delivered_gen": 0, "resend_gen": 0, "priority": 0, "attempts": 0, "strikes": 0}}
     parsed = {k: json.loads(v) if k in ("payload", "acknowledged") and v is not None else v for k, v in row.items()}
     return json.dumps({**defaults.get(table, {}), **parsed})
 

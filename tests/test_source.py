@@ -8,7 +8,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from cdc_pusher import oioi
+from cdc_pusher import capture, oioi
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
 from cdc_pusher.errors import MappingError
@@ -383,3 +383,31 @@ async def test_station_says_which_emps_it_is_not_for(dsn: str) -> None:
         assert {one: station(found[one]).not_for for one in found} == {"1": set(), "2": {"a"}, "3": {"b"}}
         counts = {emp: sum(row["stations"] for row in await source.cpos(emp)) for emp in (None, "a", "b", "c")}
         assert counts == {None: 3, "a": 2, "b": 2, "c": 3}
+
+
+async def test_condition_that_fails_for_a_station_is_unclear_for_its_emp_alone(dsn: str) -> None:
+    run(dsn, schema("int"), "INSERT INTO site VALUES (1, 1), (2, 0), (3, 7)")
+    read = settings(stations=stations(", divisor AS floor_level"))
+    only = {"a": "6 / floor_level > 1", "b": "station_id > 1"}
+    async with await connect(dsn, "test") as conn:
+        source = await Source.open(conn, read, only)
+        found = await source.read(["1", "2", "3"])
+        assert {one: sorted(station(found[one]).not_for) for one in found} == {"1": ["b"], "2": [], "3": ["a"]}
+        assert {one: dict(station(found[one]).unclear_for) for one in found} == {"1": {}, "2": {"a": "division by zero"}, "3": {}}
+        assert [one for one, held in capture._for_emp(found, "a").items() if isinstance(held, Held)] == ["2"]
+        assert set(capture._for_emp(found, "b")) == {"2", "3"}
+        assert set(capture._for_emp(found, "c")) == {"1", "2", "3"}
+
+
+async def test_condition_that_cannot_be_evaluated_any_more_stops_its_emp_alone(dsn: str) -> None:
+    run(dsn, schema("int"), "CREATE TABLE chosen (id int)", "INSERT INTO site VALUES (1), (2)")
+    only = {"a": "station_id IN (SELECT id FROM chosen)", "b": "station_id > 1"}
+    async with await connect(dsn, "test") as conn:
+        source = await Source.open(conn, settings(), only)
+        run(dsn, "DROP TABLE chosen")
+        found = await source.read(["1", "2"])
+        assert {one: sorted(station(found[one]).not_for) for one in found} == {"1": ["b"], "2": []}
+        assert all("does not exist" in station(one).unclear_for["a"] for one in found.values())
+    async with await connect(dsn, "test") as conn:
+        source = await Source.open(conn, settings(), only, strict=False)
+        assert all("does not exist" in station(one).unclear_for["a"] for one in (await source.read(["1", "2"])).values())

@@ -191,6 +191,7 @@ class World:
         """Much time passes: what lay about has been processed."""
         while self.late:
             await self.process_late()
+        self._doubted |= self.sent.keys()  # the daemon has died with them
         self.sent.clear()
         await self.sql(LATER)
         async with self.hand.conn.transaction():

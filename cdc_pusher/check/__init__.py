@@ -60,7 +60,8 @@ async def _database(conn: Connection, settings: Settings, *, verbose: bool, prog
     yield await look("indexes", indexes.check(conn, settings.source, queries, settings.daemon.page_stations))
     yield await look("cpos", setup.check(settings, verbose=verbose))
     yield await look("source", rows.check(conn, settings.source, verbose=verbose))
-    source = await Source.open(conn, settings.source, settings.only)
+    yield [problem("source", text) for text in queries.broken.values()]
+    source = await Source.open(conn, settings.source, settings.only, strict=False)
     yield await look("stations", stations.check(source, settings, verbose=verbose, progress=progress))
 
 

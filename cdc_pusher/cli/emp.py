@@ -56,6 +56,7 @@ def forget(
     emp: Annotated[str, typer.Argument(metavar="EMP", help="One that is no longer in the configuration.")],
     config_file: ConfigFile = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it has stations under new ids, which stay there for ever.")] = False,
 ) -> None:
     """Delete all that is known of an EMP that was removed from the configuration. What it has been sent, it keeps."""
     settings = config.read(config_file)
@@ -66,8 +67,11 @@ def forget(
 
     async def delete() -> bool:
         async with await connect(settings.database.dsn, "emp") as conn:
-            return await enqueue.forget(conn, emp)
+            return await enqueue.forget(conn, emp, force=force)
 
     if not run(delete()):
-        raise CdcPusherError(f"nothing is known of an EMP {emp}, or a daemon that has not been restarted since still serves it")
+        raise CdcPusherError(
+            f"nothing is known of an EMP {emp}, or a daemon that has not been restarted since still serves it,"
+            " or it has stations under new ids (connectors_changed = replace), which nobody could delete later: --force"
+        )
     typer.echo(f"forgotten: {emp}")

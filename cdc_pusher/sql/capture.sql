@@ -48,7 +48,7 @@ SELECT
     e.station_id,
     e.listed,
     e.at_emp,
-    coalesce(o.state <> 'held' AND (o.payload ->> 'deleted')::boolean, false) AS leaving
+    coalesce(o.state IN ('pending', 'in_flight') AND (o.payload ->> 'deleted')::boolean, false) AS leaving
 FROM (
     SELECT emp, evse_id, station_id, listed, at_emp
     FROM cdc_pusher.evse
@@ -119,7 +119,8 @@ SET station_id = r.station_id,
     resend_gen = r.resend_gen,
     priority = r.priority,
     attempts = r.attempts,
-    failing_since = CASE WHEN r.attempts > 0 THEN o.failing_since END,
+    failing_since = CASE WHEN r.attempts > 0 AND r.payload = o.payload THEN o.failing_since END,
+    strikes = CASE WHEN r.attempts > 0 AND r.payload = o.payload THEN o.strikes ELSE 0 END,
     next_attempt_at = r.next_attempt_at,
     changed_at = r.changed_at
 FROM jsonb_to_recordset(%(rows)s) AS r (

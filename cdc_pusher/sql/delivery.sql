@@ -134,7 +134,7 @@ FROM due
 WHERE o.emp = due.emp
   AND o.kind = due.kind
   AND o.key = due.key
-RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.last_result_code, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at, o.failing_since
+RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.last_result_code, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at, o.failing_since, o.strikes
 
 -- name: expose_evses
 -- Stations are about to be sent: from now on the EMP may have these EVSEs in them.
@@ -166,7 +166,7 @@ WITH answer AS (
     SELECT *
     FROM jsonb_to_recordset(%(answers)s) AS r (
         kind text, key text, sending_gen bigint, lease_until timestamptz, outcome text, reason text, delay_s double precision,
-        counts integer, uncertain boolean, late boolean, http_status smallint, result_code integer, error text
+        counts integer, strikes integer, uncertain boolean, late boolean, http_status smallint, result_code integer, error text
     )
 )
 UPDATE cdc_pusher.outbox AS o
@@ -184,7 +184,11 @@ SET state = CASE
         ELSE clock_timestamp()
     END,
     desired_gen = CASE WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN o.desired_gen + 1 ELSE o.desired_gen END,
-    resend_gen = CASE WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN o.desired_gen + 1 ELSE o.resend_gen END,
+    resend_gen = CASE
+        WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN o.desired_gen + 1
+        WHEN a.outcome = 'station_missing' THEN o.desired_gen
+        ELSE o.resend_gen
+    END,
     uncertain_at = CASE
         WHEN a.late THEN clock_timestamp()
         WHEN a.outcome = 'accepted' AND q.until IS NULL THEN NULL
@@ -206,6 +210,7 @@ SET state = CASE
         WHEN a.outcome = 'station_missing' AND o.last_result_code IS DISTINCT FROM a.result_code THEN a.counts
         ELSE o.attempts + a.counts
     END,
+    strikes = CASE WHEN a.outcome = 'accepted' THEN 0 ELSE o.strikes + a.strikes END,
     reason = CASE
         WHEN a.outcome = 'accepted' AND q.until IS NOT NULL THEN 'sent once more soon: an earlier request may still be processed'
         ELSE a.reason
@@ -308,6 +313,8 @@ SET state = CASE WHEN state IN ('in_flight', 'held') THEN state ELSE 'pending' E
     resend_gen = desired_gen + 1,
     reason = CASE state WHEN 'held' THEN reason END,
     attempts = CASE state WHEN 'rejected' THEN 0 ELSE attempts END,
+    strikes = CASE state WHEN 'rejected' THEN 0 ELSE strikes END,
+    failing_since = CASE WHEN state <> 'rejected' THEN failing_since END,
     next_attempt_at = CASE WHEN state IN ('in_flight', 'held') THEN NULL ELSE now() END,
     changed_at = coalesce(changed_at, clock_timestamp())
 WHERE emp = %(emp)s
@@ -316,7 +323,7 @@ WHERE emp = %(emp)s
 
 -- name: send_stations_again
 -- The EMP said that it does not know an EVSE that it had accepted: whether it has its station is in doubt, so that is sent again, and its
--- statuses wait for that.
+-- statuses wait for that. A station that is not sent as it is (held, rejected) is to be sent even if it becomes again what the EMP accepted.
 WITH lost AS (
     UPDATE cdc_pusher.evse AS e
     SET at_emp = 'maybe'
@@ -330,16 +337,15 @@ WITH lost AS (
     RETURNING e.station_id
 )
 UPDATE cdc_pusher.outbox AS o
-SET state = 'pending',
+SET state = CASE o.state WHEN 'delivered' THEN 'pending' ELSE o.state END,
     desired_gen = o.desired_gen + 1,
     resend_gen = o.desired_gen + 1,
-    reason = 'the EMP does not know an EVSE of it any more',
-    next_attempt_at = now(),
+    reason = CASE o.state WHEN 'delivered' THEN 'the EMP does not know an EVSE of it any more' ELSE o.reason END,
+    next_attempt_at = CASE o.state WHEN 'delivered' THEN now() ELSE o.next_attempt_at END,
     changed_at = coalesce(o.changed_at, clock_timestamp())
 WHERE o.emp = %(emp)s
   AND o.kind = 'station'
   AND o.key IN (SELECT station_id FROM lost)
-  AND o.state = 'delivered'
 
 -- name: look_again
 -- Stations whose newest reading could not be acted on while a request was in flight.

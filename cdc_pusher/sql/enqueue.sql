@@ -26,9 +26,8 @@ WHERE NOT name = ANY (%(names)s)
 -- name: drop_changes
 -- Nobody will ask for the changes of EMPs that no configuration has.
 DELETE FROM cdc_pusher.change AS c
-USING cdc_pusher.emp AS e
-WHERE e.name = c.emp
-  AND e.mapping IS NULL
+WHERE c.emp IS NOT NULL
+  AND NOT EXISTS (SELECT FROM cdc_pusher.emp AS e WHERE e.name = c.emp AND e.mapping IS NOT NULL)
 
 -- name: register_cpos
 -- The CPOs of the configuration. Another cpo-id is one that the EMP has not been told of, unless that goes without saying.
@@ -234,11 +233,19 @@ WHERE name = ANY (%(emps)s)
 RETURNING name
 
 -- name: forget
--- All that is known of an EMP that no daemon serves any more.
+-- All that is known of an EMP that no daemon serves any more. Unless forced, not if it has live stations under other ids: who would know them?
 WITH forgotten AS (
     DELETE FROM cdc_pusher.emp
     WHERE name = %(emp)s
       AND mapping IS NULL
+      AND (%(force)s OR NOT EXISTS (
+          SELECT
+          FROM cdc_pusher.outbox
+          WHERE emp = %(emp)s
+            AND kind = 'station'
+            AND acknowledged ->> 'id' <> key
+            AND NOT (acknowledged ->> 'deleted')::boolean
+      ))
     RETURNING name
 ), rows AS (
     DELETE FROM cdc_pusher.outbox WHERE emp IN (SELECT name FROM forgotten)

@@ -11,7 +11,10 @@ depends_on = None
 
 DOWNGRADE = """
 DROP VIEW IF EXISTS cdc_pusher.emp_progress;
-ALTER TABLE IF EXISTS cdc_pusher.outbox DROP COLUMN IF EXISTS failing_since, DROP COLUMN IF EXISTS uncertain_at;
+ALTER TABLE IF EXISTS cdc_pusher.outbox
+    DROP COLUMN IF EXISTS failing_since,
+    DROP COLUMN IF EXISTS strikes,
+    DROP COLUMN IF EXISTS uncertain_at;
 ALTER TABLE IF EXISTS cdc_pusher.emp
     DROP CONSTRAINT IF EXISTS emp_an_open_breaker_has_its_reason,
     DROP COLUMN IF EXISTS breaker_reason,

@@ -1,6 +1,8 @@
 ALTER TABLE cdc_pusher.outbox ADD COLUMN failing_since TIMESTAMP WITH TIME ZONE;
+ALTER TABLE cdc_pusher.outbox ADD COLUMN strikes INTEGER DEFAULT 0 NOT NULL;
 ALTER TABLE cdc_pusher.outbox ADD COLUMN uncertain_at TIMESTAMP WITH TIME ZONE;
 COMMENT ON COLUMN cdc_pusher.outbox.failing_since IS 'When the first of the attempts failed; a message that fails for too long is rejected';
+COMMENT ON COLUMN cdc_pusher.outbox.strikes IS 'Failed attempts while the EMP took other messages; with too many of them it is rejected';
 COMMENT ON COLUMN cdc_pusher.outbox.uncertain_at IS 'When a request was last sent that may still be processed late; what is accepted soon after is sent once more';
 
 ALTER TABLE cdc_pusher.emp ADD COLUMN breaker_reason TEXT;
