@@ -217,17 +217,22 @@ def _with_connector_rule(
         return _replacing(row, desired)
     if connectors_changed == "hold" and row.doubtful is not None and oioi.evse_ids(row.doubtful) != oioi.evse_ids(desired):
         return row.doubtful
+    if connectors_changed == "send":
+        return _sent_as_it_is(row, desired, elsewhere)
     if row.acknowledged is None:
         return desired
     was, is_now = oioi.evse_ids(row.acknowledged), oioi.evse_ids(desired)
     if was == is_now:
         return desired
-    if connectors_changed == "hold":
-        return Held(reason=f"connectors: {_difference(was, is_now)}; the EMP does not allow that for a station it has")
-    if oioi.is_deleted(row.acknowledged):
-        return desired
-    gives_away, gains = set(was) - set(is_now), set(is_now) - set(was)
-    return oioi.deleted(row.acknowledged) if gives_away and gains & elsewhere else desired
+    return Held(reason=f"connectors: {_difference(was, is_now)}; the EMP does not allow that for a station it has")
+
+
+def _sent_as_it_is(row: Entry, desired: Payload, elsewhere: Set[str]) -> Payload:
+    """The station, or first its deletion: if it gives EVSEs away that the EMP has, or may have, in it, and waits for others."""
+    had = [known for known in (row.doubtful, row.acknowledged) if known is not None and not oioi.is_deleted(known)]
+    is_now = set(oioi.evse_ids(desired))
+    gives_away = any(set(oioi.evse_ids(known)) - is_now for known in had)
+    return oioi.deleted(had[0]) if gives_away and is_now & elsewhere else desired
 
 
 def _difference(was: tuple[str, ...], is_now: tuple[str, ...]) -> str:

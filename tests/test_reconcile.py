@@ -566,3 +566,11 @@ ROW = Entry(emp="e", kind="status", key="E", station_id="s", payload={"status": 
 )
 def test_only_a_difference_that_was_not_captured_before_is_healed(row: Entry | None, decision: reconcile.Decision, healed: bool) -> None:
     assert reconcile.heals(row, decision) is healed
+
+
+def test_swap_of_stations_in_doubt_under_send_deletes_what_may_be_there() -> None:
+    """Found by the plays: both wait for the other, and nobody knows whether the EMP has either."""
+    unsure = delivered(A, acknowledged=None, payload=A, doubtful=A, desired_gen=4, state="pending", changed_at=EARLIER)
+    row = written(station(unsure, payload("A", "E2", "E9"), mode="send", elsewhere=frozenset({"E9"})))
+    assert row.payload == {**A, "deleted": True}
+    assert written(station(accepted(row), payload("A", "E2", "E9"), mode="send")).payload == payload("A", "E2", "E9")

@@ -164,7 +164,10 @@ class World:
     async def _answer(self, one: Sent) -> None:
         if one.claim.key in self._doubted:
             self.emp.forgive(one.message, station_too=True)
+        duplicates = self.emp.duplicates
         refusal = self.emp.take(one.message)
+        if self.emp.duplicates > duplicates and one.claim.kind == "station":  # a status may be, after its station
+            self.broken.append(f"{one.claim.kind} {one.message.key} was sent again although the EMP had acknowledged it")
         if refusal is None:
             await self._record(one, outcome="accepted")
         elif refusal.code == EVSE_NOT_FOUND and one.claim.kind == "status":
@@ -175,7 +178,11 @@ class World:
 
     def _take_unheard(self, one: Sent) -> None:
         self.emp.forgive(one.message, station_too=True)
+        came_too_early = self.emp.status_before_station
         self.emp.take(one.message, answered=False)
+        if one in self.late:  # its station may have gone meanwhile
+            self.late.remove(one)
+            self.emp.status_before_station = came_too_early
 
     async def _record(self, one: Sent, **said: Any) -> None:
         if said.get("uncertain"):
@@ -185,7 +192,7 @@ class World:
     async def process_late(self) -> None:
         """The EMP gets round to a request that it had left lying."""
         if self.late:
-            self._take_unheard(self.late.pop(0))
+            self._take_unheard(self.late[0])
 
     async def later(self) -> None:
         """Much time passes: what lay about has been processed."""
@@ -224,5 +231,3 @@ class World:
     def _counted(self) -> Iterator[str]:
         if self.emp.status_before_station:
             yield f"{self.emp.status_before_station} statuses came before their station"
-        if self.emp.duplicates:
-            yield f"{self.emp.duplicates} messages that the EMP had acknowledged were sent again"
