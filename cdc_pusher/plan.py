@@ -188,7 +188,7 @@ class _Batch:
         if found is None or isinstance(found, Held):
             return found
         row = self.rows.get(("station", station_id))
-        if not found.connectors and self.receiver.connectors_changed != "hold" and row is not None and row.maybe_at_emp:
+        if not found.connectors and self.receiver.connectors_changed != "hold" and row is not None and row.maybe_at_emp and not row.is_gone:
             return None  # it has given its last connector away: no message can say so but its deletion
         statuses = oioi.encode_statuses(found)
         self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if _storable(evse_id, EVSE_ID_LIMIT)}

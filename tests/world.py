@@ -226,8 +226,20 @@ class World:
         in_doubt = await self.sql("SELECT station_id, evse_id FROM cdc_pusher.evse WHERE at_emp = 'maybe'")
         reasons = oracle.excused(expected, held, in_doubt, connectors_may_change=self.mode != "hold")
         rows = await self.sql("SELECT * FROM cdc_pusher.outbox")
-        return [*self.broken, *oracle.differences(expected, held, reasons), *oracle.wrong_rows(expected, reasons, rows), *self._counted()]
+        hidden = [f"{one} is not as it should be at the EMP, and the outbox does not say so" for one in reasons if not _is_told(one, rows)]
+        return [
+            *self.broken,
+            *hidden,
+            *oracle.differences(expected, held, reasons),
+            *oracle.wrong_rows(expected, reasons, rows),
+            *self._counted(),
+        ]
 
     def _counted(self) -> Iterator[str]:
         if self.emp.status_before_station:
             yield f"{self.emp.status_before_station} statuses came before their station"
+
+
+def _is_told(station: str, rows: list[Row]) -> bool:
+    """Whether the outbox has a reason for a station that is not delivered (design, invariant 6)."""
+    return any(row["kind"] == "station" and row["key"] == station and row["state"] != "delivered" and row["reason"] for row in rows)
