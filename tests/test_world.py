@@ -274,6 +274,12 @@ async def _begun(world: World) -> None:
     await _answer(world)
 
 
+async def _added(world: World) -> None:
+    await world.settle()
+    await world.add(STATIONS[2])
+    await world.plug(STATIONS[2], E3)
+
+
 async def _looked_at_again(world: World) -> None:
     await world.settle()
     await world.walk()
@@ -288,6 +294,7 @@ async def _replaced_in_doubt(world: World) -> None:
     await _connected_otherwise(world)
     await _send(world)
     await world.end(S1, "cut off before")
+    await world.rename(S1, "x")
     await _send(world)
     await _answer(world)
 
@@ -331,7 +338,7 @@ async def told(dsn: str, mode: ConnectorsChanged, story: Story) -> list[str]:
         ("hold", _no_quiet_time, _overtaken),
         ("hold", _superseded_is_forgotten, _changed_in_flight),
         ("hold", _statuses_wait_for_nothing, _begun),
-        ("hold", _statuses_do_not_follow, _begun),
+        ("hold", _statuses_do_not_follow, _added),
         ("hold", _everything_is_sent_again, _looked_at_again),
         ("hold", _problems_are_dropped, _connected_otherwise),
         ("replace", _successor_comes_too_early, _replaced_in_doubt),
