@@ -5,10 +5,15 @@ import json
 import sys
 from collections.abc import Callable
 
-from bench import heartbeat, large, trigger
+from bench import heartbeat, isolation, large, trigger
 from bench.result import Result
 
-BENCHMARKS: dict[str, Callable[[], list[Result]]] = {"large": large.run, "heartbeat": heartbeat.run, "trigger": trigger.run}
+BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
+    "large": large.run,
+    "heartbeat": heartbeat.run,
+    "trigger": trigger.run,
+    "isolation": isolation.run,
+}
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from checking import NOWHERE, settings, texts
 
@@ -107,12 +106,20 @@ async def test_certificate_is_verified_as_when_sending(tmp_path: Path, monkeypat
     async with tls_server(tmp_path, "localhost") as port:
         refused = (await of_emp(url=f"https://localhost:{port}/"))[-1]
         assert (refused.level, refused.text) == ("problem", f"localhost:{port}: its certificate is refused: self-signed certificate")
-        trusting = ssl.create_default_context(cafile=str(tmp_path / "tls.pem"))
-        monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: trusting)
-        good = (await of_emp(url=f"https://localhost:{port}/"))[-1]
+        trusted = {"ca_file": str(tmp_path / "tls.pem")}
+        good = (await of_emp(url=f"https://localhost:{port}/", **trusted))[-1]
         assert (good.level, good.text) == ("ok", f"localhost:{port} can be reached, and its certificate is good; nothing was sent")
-        wrong = (await of_emp(url=f"https://127.0.0.1:{port}/"))[-1]
+        wrong = (await of_emp(url=f"https://127.0.0.1:{port}/", **trusted))[-1]
         assert "IP address mismatch" in wrong.text
+
+
+async def test_certificate_files_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nonsense")
+    for options in ({"ca_file": str(tmp_path / "ca.pem")}, {"client_certificate_file": str(tmp_path / "nowhere.pem")}):
+        found = (await of_emp(url="https://localhost:1/", **options))[-1]
+        assert (found.level, found.subject) == ("problem", "host of a")
+        assert found.text.startswith("certificates in ")
+        assert next(iter(options.values())) in found.text
 
 
 async def test_host_that_speaks_no_tls_is_a_problem() -> None:

@@ -189,6 +189,12 @@ async def test_proxy_and_netrc_of_the_environment_are_not_used(monkeypatch: pyte
     assert f"uthorization: key={KEY}".encode() in server.requests[0]
 
 
+async def test_proxy_of_the_configuration_is_used(tmp_path: Path) -> None:
+    async with a_server(saying(http())) as (proxy, spy), EmpClient(settings("http://emp.invalid/api", proxy=proxy)) as client:
+        assert isinstance(await client.send("status", STATUS), Answer)
+    assert spy.requests[0].startswith(b"POST http://emp.invalid/api HTTP/1.1")
+
+
 async def test_certificates_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
     assert isinstance(await answer_to(saying(http())), Answer)

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hand import hand
 from rig import KEY, Rig, evse_id, rig, until
 
+from cdc_pusher import outbox
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 
 
@@ -186,3 +189,49 @@ async def test_daemon_that_is_stopped_blames_nobody(rigged: Rig, sandbox: Sandbo
 
 async def flying(rigged: Rig) -> bool:
     return int(await rigged.value("SELECT count(*) FROM cdc_pusher.outbox WHERE state = 'in_flight'")) >= 5
+
+
+# ── outages, order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.timeout(240)
+async def test_hundred_thousand_changes_in_an_outage_are_at_most_one_message_an_evse(dsn: str, tmp_path: Path, sandbox: Sandbox) -> None:
+    """2,000 connectors, and 50 times all of them change while the EMP is down."""
+    async with rig(dsn, tmp_path) as made:
+        made.add_emp("alpha", sandbox, concurrency=64)
+        await made.build(*(f"s{n:03}" for n in range(500)), evses=4)
+        await made.ready_daemon()
+        await made.quiet(120)
+        sandbox.set_faults([{"kind": "http", "status": 503}])
+        for turn in range(50):
+            await set_all(made, ("Occupied", "Reserved", "Available", "Offline")[turn % 4])
+        await until(lambda: nothing_to_capture(made), "all is captured", 120)
+        before = len(sandbox.ledger)
+        sandbox.set_faults([])
+        await set_all(made, "Unknown")
+        await made.quiet(120)
+        told = Counter(e["key"] for e in sandbox.ledger[before:] if e["outcome"] == "accepted" and e["kind"] == "status")
+        assert len(told) == 2000
+        assert max(told.values()) <= 2, "one for the outage, one for what changed after it"
+        assert sum(told.values()) <= 2000 + 64 * 2
+        assert all(set(held["statuses"].values()) == {"Unknown"} for held in sandbox.stations.values())
+        assert await made.value("SELECT count(*) FROM cdc_pusher.outbox") == 2500, "one row for each EMP and entity"
+
+
+async def nothing_to_capture(rigged: Rig) -> bool:
+    return bool(await rigged.value("SELECT NOT EXISTS (SELECT FROM cdc_pusher.change)"))
+
+
+async def test_what_waits_behind_urgent_messages_is_let_forward(dsn: str, tmp_path: Path) -> None:
+    async with rig(dsn, tmp_path) as made:
+        await made.build(*(f"s{n}" for n in range(9)))
+        async with hand(dsn) as daemon:
+            await daemon.capture()
+            await made.sql("UPDATE cdc_pusher.outbox SET priority = 21, next_attempt_at = now() - interval '4 s' WHERE kind = 'station'")
+            await outbox.promote(daemon.conn, "a")
+            assert await made.value("SELECT count(*) FROM cdc_pusher.outbox WHERE priority = 0 AND kind = 'station'") == 0
+            await made.sql("UPDATE cdc_pusher.outbox SET next_attempt_at = now() - interval '6 s' WHERE kind = 'station'")
+            await made.sql("UPDATE cdc_pusher.outbox SET next_attempt_at = now() - interval '7 s' WHERE key IN ('s4', 's7')")
+            await outbox.promote(daemon.conn, "a")
+            rows = await made.sql("SELECT key FROM cdc_pusher.outbox WHERE priority = 0 AND kind = 'station' ORDER BY key")
+            assert [row["key"] for row in rows] == ["s4", "s7"]
