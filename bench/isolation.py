@@ -92,10 +92,8 @@ def _latencies(conn: psycopg.Connection, dsn: str, directory: Path, emps: dict[s
         for n in range(RATE * SECONDS):
             time.sleep(max(0.0, began + n / RATE - time.monotonic()))
             evse = f"DE*8PS*E{n % STATIONS + 1}"
-            conn.execute(
-                "UPDATE connector SET status = CASE status WHEN 'Occupied' THEN 'Available' ELSE 'Occupied' END WHERE evse_id = %s", [evse]
-            )
-            committed.setdefault(evse, []).append(time.time())
+            changed.setdefault(evse, []).append(time.time())
+            conn.execute(TOGGLE, [evse])
         while _value(conn, undelivered):
             time.sleep(0.1)
         sent = conn.execute(
