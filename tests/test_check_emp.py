@@ -15,6 +15,8 @@ from checking import NOWHERE, settings, texts
 from cdc_pusher import check, config
 from cdc_pusher.check import Finding
 from cdc_pusher.check import emp as check_emp
+from cdc_pusher.client import EmpClient
+from cdc_pusher.model import Answer
 
 
 async def of_emp(**options: Any) -> list[Finding]:
@@ -87,8 +89,8 @@ async def test_host_that_is_down_is_a_problem_and_one_that_answers_is_sent_nothi
 
 
 @asynccontextmanager
-async def tls_server(directory: Path, name: str) -> AsyncIterator[int]:
-    """A server whose certificate, signed by itself, is for this name; yields its port."""
+async def tls_server(directory: Path, name: str, *, asks_for_certificate: bool = False) -> AsyncIterator[int]:
+    """A server whose certificate, signed by itself, is for this name, and that takes only the same from clients; yields its port."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
     command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(directory / "tls.key"), "-out", str(directory / "tls.pem")]
     try:
@@ -97,7 +99,16 @@ async def tls_server(directory: Path, name: str) -> AsyncIterator[int]:
         pytest.skip("there is no openssl command to make a certificate with")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "tls.pem", directory / "tls.key")
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    if asks_for_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(directory / "tls.pem")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(1):
+            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\nConnection: close\r\n\r\n{"result":{"code": 0}}')
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
@@ -111,6 +122,16 @@ async def test_certificate_is_verified_as_when_sending(tmp_path: Path, monkeypat
         assert (good.level, good.text) == ("ok", f"localhost:{port} can be reached, and its certificate is good; nothing was sent")
         wrong = (await of_emp(url=f"https://127.0.0.1:{port}/", **trusted))[-1]
         assert "IP address mismatch" in wrong.text
+
+
+async def test_emp_that_asks_for_a_certificate_is_shown_one(tmp_path: Path) -> None:
+    async with tls_server(tmp_path, "localhost", asks_for_certificate=True) as port:
+        common = {"url": f"https://localhost:{port}/", "partner_identifier": "p" * 16, "api_key": "k", "ca_file": tmp_path / "tls.pem"}
+        ours = {"client_certificate_file": tmp_path / "tls.pem", "client_key_file": tmp_path / "tls.key"}
+        for options, accepted in ((ours, True), ({}, False)):
+            async with EmpClient(config.EmpSettings.model_validate(common | options)) as client:
+                answer = await client.send("status", {"connector-id": "DE*8PS*E1", "status": "Available"})
+            assert isinstance(answer, Answer) is accepted, answer
 
 
 async def test_certificate_files_that_are_none_are_named(tmp_path: Path) -> None:
