@@ -11,7 +11,7 @@ with each other. What a lane learns of its EMP stays with it: the breaker (`brea
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ CHECK_S = 1.0
 STOP_GRACE_S = 4.0
 IN_LINE_S = 2.0  # for a turn under `max_requests_per_second`; a claim has 5 s
 MOST_REMEMBERED = 10_000  # messages
+CLOSED = (None, 0)  # the breaker: no reason, no trips
 
 
 class Lane:
@@ -85,7 +86,7 @@ class Lane:
             await self._keep_books(conn, send=False)
 
     async def _keep_books(self, conn: Connection, *, send: bool) -> None:
-        results = list(self._results)
+        results, put_off = list(self._results), frozenset(self._put_off)
         now = time.monotonic()
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
@@ -93,7 +94,9 @@ class Lane:
             recorded = await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s) if results else outbox.Recorded()
             if now - self._checked_at >= CHECK_S:
                 await self._check(conn, now)
-            noted, hastened = await self._note_breaker(conn)
+            noted = await self._note_breaker(conn)
+            if hastened := put_off if noted == CLOSED else frozenset():
+                await outbox.hasten(conn, self.name, hastened)
             room = 0 if paused or not send else self._room(now)
             claims = await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s) if room > 0 else []
         del self._results[: len(results)]
@@ -118,16 +121,13 @@ class Lane:
         room = self._breaker.room(now, len(self._requests), most=self._window.size)
         return min(room, self._bucket.room(now, max(IN_LINE_S, 1.0 / self._bucket.rate))) if self._bucket else room
 
-    async def _note_breaker(self, conn: Connection) -> tuple[tuple[str | None, int], Set[tuple[Kind, str]]]:
-        """Write what has changed of the breaker, and let go what was put off while it was open; returns both, for after the commit."""
+    async def _note_breaker(self, conn: Connection) -> tuple[str | None, int]:
+        """Write what has changed of the breaker. Returns what stands there once that is committed."""
         breaker = self._breaker
         state = breaker.reason, breaker.trips
         if state != self._noted:
             await outbox.note_breaker(conn, self.name, breaker.reason, breaker.wait_s)
-        hastened = frozenset(self._put_off) if breaker.reason is None else frozenset()
-        if hastened:
-            await outbox.hasten(conn, self.name, hastened)
-        return state, hastened
+        return state
 
     async def _serve(self, claim: Claim, deadline: float) -> None:
         """Send one claim, if there is still time for it, and hand in the result."""
