@@ -13,7 +13,7 @@ from psycopg import sql
 from cdc_pusher.config import SourceSettings, Watch
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import CdcPusherError, MappingError
-from cdc_pusher.source import subquery
+from cdc_pusher.mapping import subquery
 from cdc_pusher.sql import queries
 
 _sql = queries("roles")

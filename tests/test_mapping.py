@@ -12,7 +12,7 @@ from hand import hand
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
-from cdc_pusher.source import prepare
+from cdc_pusher.mapping import prepare
 
 FIXED = "'Main St' AS street, '1' AS street_number, '10115' AS zip, '+49 30 1' AS phone, '8ps' AS cpo, true AS is_open_24"
 

@@ -12,8 +12,9 @@ from cdc_pusher import capture, oioi
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
 from cdc_pusher.errors import MappingError
+from cdc_pusher.mapping import TEXT_LIMIT
 from cdc_pusher.model import Held, Station
-from cdc_pusher.source import TEXT_LIMIT, Source
+from cdc_pusher.source import Source
 
 FIXED = (
     "'n' AS name, 1.5 AS latitude, 2.5 AS longitude, 's' AS street, '1' AS street_number, 'c' AS city, 'z' AS zip, 'DE' AS country,"

@@ -18,7 +18,8 @@ from cdc_pusher.check.stations import Progress
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.errors import CdcPusherError, MappingError
-from cdc_pusher.source import Source, prepare
+from cdc_pusher.mapping import prepare
+from cdc_pusher.source import Source
 
 __all__ = ["Finding", "Progress", "as_json", "is_wrong", "run", "show"]
 

@@ -10,12 +10,11 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cdc_pusher import source
 from cdc_pusher.check.explain import Node, Scan, relations, sorted_reads, whole_reads
 from cdc_pusher.check.finding import Finding, ok, warning
 from cdc_pusher.config import SourceSettings, Watch
 from cdc_pusher.database import Connection, one_line
-from cdc_pusher.source import Queries
+from cdc_pusher.mapping import Queries, affected_query
 from cdc_pusher.sql import queries
 
 _sql = queries("check")
@@ -71,7 +70,7 @@ async def _watching(conn: Connection, watch: Watch) -> list[Finding]:
         row = await _first(conn, one_row.as_bytes(conn), {})
         if row is None:
             return []
-        query = source.affected_query(watch).as_bytes(conn)
+        query = affected_query(watch).as_bytes(conn)
         return await _reading(conn, subject, "looking up the stations of one row", query, {"rows": Jsonb([row["row"]]), "limit": 1})
     except psycopg.Error as error:
         return [warning(subject, f"its sub-select could not be explained: {one_line(error)}")]

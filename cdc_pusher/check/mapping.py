@@ -6,14 +6,14 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
-from cdc_pusher import oioi, source
+from cdc_pusher import mapping, oioi
 from cdc_pusher.check.explain import relations
 from cdc_pusher.check.finding import Finding, ok, problem, warning
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import MappingError
+from cdc_pusher.mapping import REQUIRED
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
-from cdc_pusher.source import REQUIRED
 from cdc_pusher.sql import queries
 
 _sql = queries("check")
@@ -39,7 +39,7 @@ async def check(conn: Connection, settings: SourceSettings) -> list[Finding]:
     for name, query in asked:
         subject = f"source.{name}"
         try:
-            columns = await source.columns(conn, name, query)
+            columns = await mapping.columns(conn, name, query)
         except MappingError as error:
             denied = isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege)
             todo = "cdc-pusher migrate grants it, see docs/roles.md" if denied else "mend the query, see docs/mapping.md"
@@ -96,7 +96,7 @@ def wrong_type(column: str, of_type: str) -> str | None:
 
 async def _hidden_rows(conn: Connection, name: Query, query: str) -> list[Finding]:
     """Postgres refuses a query that row-level security would curtail, if it is asked to; with policies that let all through it is fine."""
-    explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) SELECT * FROM {} AS s").format(source.subquery(query))
+    explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) SELECT * FROM {} AS s").format(mapping.subquery(query))
     try:
         async with conn.transaction():
             await conn.execute("SET LOCAL row_security = off")
@@ -129,7 +129,7 @@ async def _unwatched(conn: Connection, name: Query, query: str, watched: list[st
 
 async def _relations(conn: Connection, query: str) -> dict[str, list[str]]:
     """What the query reads in the end, behind views."""
-    explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) SELECT * FROM {} AS s").format(source.subquery(query))
+    explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) SELECT * FROM {} AS s").format(mapping.subquery(query))
     async with conn.transaction():
         row = await (await conn.execute(explain, {})).fetchone()
     assert row is not None

@@ -9,7 +9,7 @@ from psycopg import sql
 from cdc_pusher.check.finding import EXAMPLES, Finding, number, problem, warning
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import Connection, one_line
-from cdc_pusher.source import subquery
+from cdc_pusher.mapping import subquery
 from cdc_pusher.sql import queries
 
 _sql = queries("check")

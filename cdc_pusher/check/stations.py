@@ -17,7 +17,7 @@ Progress = Callable[[int, int | None], None]
 """Told how many stations are done, of how many."""
 
 WORD_EXAMPLES = 20
-PAGE_LIMIT = 500  # stations in the memory at once, each with texts of up to `source.TEXT_LIMIT` characters
+PAGE_LIMIT = 500  # stations in the memory at once, each with texts of up to `mapping.TEXT_LIMIT` characters
 
 # Told once for all stations of a CPO, and once for all connectors with a word.
 _TOLD_ELSEWHERE = ("cpo: has no cpo-id", "cpo: is not confirmed", "status: is no OIOI", "type: is no OIOI")

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from cdc_pusher.database import Connection
-from cdc_pusher.source import subquery
+from cdc_pusher.mapping import subquery
 from cdc_pusher.sql import queries
 
 _sql = queries("init")

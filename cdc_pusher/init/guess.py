@@ -11,7 +11,7 @@ from typing import Any
 from cdc_pusher.init import items, names
 from cdc_pusher.init.catalogue import Column, ForeignKey, Table
 from cdc_pusher.init.items import FILL_IN, Item, is_point
-from cdc_pusher.source import REQUIRED
+from cdc_pusher.mapping import REQUIRED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
