@@ -240,9 +240,9 @@ def _settings_of(path: Path | None) -> type[Settings]:
 def _sentence(error: ValidationError) -> str:
     """All that is wrong in one line; values are left out, since one of them may be a key.
 
-    >>> try: EmpSettings(url="x", partner_identifier="p" * 16, burst=3)
+    >>> try: EmpSettings(url="x", partner_identifier="p" * 16, bursts=3)
     ... except ValidationError as e: print(_sentence(e))
-    url: Input should be a valid URL, relative URL without a base; burst: unknown key
+    url: Input should be a valid URL, relative URL without a base; bursts: unknown key
     """
 
     def one(problem: Any) -> str:

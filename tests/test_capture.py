@@ -166,9 +166,9 @@ async def test_station_that_gives_its_last_connector_away_is_deleted_where_conne
         assert await cpo.sql(
             "SELECT key, state, payload ->> 'deleted' AS deleted FROM cdc_pusher.outbox WHERE kind = 'station' ORDER BY key"
         ) == [
-            {"key": "s1", "state": "delivered", "deleted": "true"},
+            {"key": "s1", "state": "held", "deleted": "true"},
             {"key": "s2", "state": "delivered", "deleted": "false"},
-        ]
+        ], "deleted, and since then held: it has no connector"
 
 
 async def test_two_captures_take_turns(cpo: Rig) -> None:

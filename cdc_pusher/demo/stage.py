@@ -24,6 +24,7 @@ _sql = queries("demo")
 EMP = "sandbox"
 REQUEST_TIMEOUT_S = 2.0  # short, so that the claims of a killed daemon run out soon
 RETRY_CAP_S = 1.0
+QUIET_TIME_S = 2.0
 CONCURRENCY = 16
 _INSPECTION_TIMEOUT_S = 30.0
 
@@ -115,7 +116,7 @@ def configure(directory: Path, *, dsn: str, url: str, key: str, cpos: Mapping[st
     key_file.touch(mode=0o600)
     key_file.write_text(key)
     settings = {"url": url, "partner_identifier": "sandbox-partner-0001", "api_key_file": str(key_file), "confirm_cpos": "automatic"}
-    numbers = {"concurrency": CONCURRENCY, "request_timeout_s": REQUEST_TIMEOUT_S, "retry_cap_s": RETRY_CAP_S}
+    numbers = {"concurrency": CONCURRENCY, "request_timeout_s": REQUEST_TIMEOUT_S, "retry_cap_s": RETRY_CAP_S, "quiet_time_s": QUIET_TIME_S}
     lines = ["[database]", *_toml({"dsn": dsn}), "", f"[emp.{EMP}]", *_toml({**settings, **numbers}), "", f"[emp.{EMP}.cpos]", *_toml(cpos)]
     config.write_text("\n".join([*lines, ""]))
     return config
