@@ -162,7 +162,7 @@ class Play:
             ("stations", f"{len(holds) - deleted:,}", f"and {deleted} deleted"),
             ("statuses", f"{sum(len(held['statuses']) for held in holds.values()):,}", "one for each EVSE"),
             ("messages sent", f"{stats['requests']:,}", f"{_accepted(stats):,} accepted, {_cut(stats):,} cut off"),
-            ("duplicates", f"{repeats:,}", "killed before the answer was written down"),
+            ("duplicates", f"{repeats:,}", "killed before the answer was written down; sent again, and once more"),
             ("overlaps", f"{stats['overlaps']:,}", "two requests at once for one station or EVSE"),
             ("latency p50", p50, f"commit to EMP, {len(self.latencies_s):,} changes of live traffic"),
             ("latency p99", p99, ""),

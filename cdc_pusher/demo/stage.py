@@ -24,7 +24,7 @@ _sql = queries("demo")
 EMP = "sandbox"
 REQUEST_TIMEOUT_S = 2.0  # short, so that the claims of a killed daemon run out soon
 RETRY_CAP_S = 1.0
-QUIET_TIME_S = 2.0
+QUIET_TIME_S = 0.5
 CONCURRENCY = 16
 _INSPECTION_TIMEOUT_S = 30.0
 
