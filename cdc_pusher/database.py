@@ -40,7 +40,8 @@ async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) ->
     limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"}
     settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
     try:
-        await conn.execute(f"SELECT {settings}".encode())
+        # The CPO's default may be too short even for this: it ends with the first statement of the message.
+        await conn.execute(f"SET statement_timeout = '{LIMITS['statement_timeout']}'; SELECT {settings}".encode())
     except BaseException:
         await conn.close()
         raise

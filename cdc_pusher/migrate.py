@@ -28,7 +28,7 @@ _roles = queries("roles")
 LOCK_TIMEOUT = "5s"
 NOT_OURS = f"the database has a schema {SCHEMA} that is not ours: there are other tables in it"
 _DROP_THAT = "drop what is named here, and run it again"
-_TODO = {
+_REMEDIES = {
     psycopg.errors.DependentObjectsStillExist: _DROP_THAT,
     psycopg.errors.InsufficientPrivilege: "run it as an administrator (--dsn)",
     psycopg.errors.ReadOnlySqlTransaction: "database.dsn has to lead to the primary (target_session_attrs=read-write)",
@@ -101,8 +101,8 @@ def _transaction(dsn: str, doing: str = "migrate") -> Iterator[Connection]:
         said = error.orig or error
         detail = getattr(getattr(said, "diag", None), "message_detail", None)
         because = f" ({detail.splitlines()[0]})" if detail else ""
-        todo = next((f"; {words}" for kind, words in _TODO.items() if isinstance(said, kind)), "")
-        raise CdcPusherError(f"{doing}: {one_line(said)}{because}{todo}") from error
+        remedy = next((f"; {words}" for kind, words in _REMEDIES.items() if isinstance(said, kind)), "")
+        raise CdcPusherError(f"{doing}: {one_line(said)}{because}{remedy}") from error
     except CommandError as error:
         raise CdcPusherError(f"{doing}: {one_line(error)}; is the database's schema newer than this program?") from error
 

@@ -144,7 +144,7 @@ class Source:
 
     def _apart(self) -> "_Apart":
         """The same, but each condition is evaluated by itself."""
-        return _Apart(self._conn, self._settings, self._queries)
+        return _Apart(self._conn, self._settings, replace(self._queries, only={}))
 
     async def _read(self, station_ids: Sequence[str], query: bytes) -> Mapping[str, Station | Held]:
         async with _snapshot(self._conn):
@@ -199,9 +199,6 @@ class _Apart(Source):
                     if isinstance(one, Station) and station_id in left_out:
                         found[station_id] = replace(one, not_for=one.not_for | {emp})
         return found
-
-    def _apart(self) -> "_Apart":
-        raise AssertionError("there is nothing left to take apart")
 
 
 def _translated(value: Any, names: Mapping[str, str], built_in: Callable[[str], str | None]) -> Any:

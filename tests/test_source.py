@@ -412,3 +412,16 @@ async def test_condition_that_cannot_be_evaluated_any_more_stops_its_emp_alone(d
     async with await connect(dsn, "test") as conn:
         source = await Source.open(conn, settings(), only, strict=False)
         assert all("does not exist" in station(one).unclear_for["a"] for one in (await source.read(["1", "2"])).values())
+
+
+async def test_fault_of_the_mapping_is_the_same_with_a_condition(dsn: str) -> None:
+    run(dsn, schema("int"), "INSERT INTO site VALUES (1, 1), (2, 0)")
+    read = settings(stations=stations(", 6 / divisor AS floor_level"))
+    async with await connect(dsn, "test") as conn:
+        source = await Source.open(conn, read, {"a": "station_id > 0"})
+        found = await source.read(["1", "2"])
+        assert station(found["1"]).floor_level == 6
+        assert isinstance(found["2"], Held)
+        run(dsn, "DROP TABLE plug")
+        with pytest.raises(MappingError, match='relation "plug" does not exist'):
+            await source.read(["1"])

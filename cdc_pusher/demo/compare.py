@@ -84,18 +84,23 @@ def _flat(station: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def repeats(ledger: Iterable[Mapping[str, Any]]) -> int:
-    """How many messages told the EMP what the message before it about the same station or EVSE had told.
+    """How many messages told the EMP again what the one before about the same station or EVSE had told; however often, they count once.
 
     >>> story = ((True, "a"), (True, "a"), (False, "b"), (True, "a"), (True, "c"))
     >>> repeats({"applied": applied, "kind": "status", "key": "E1", "payload": said} for applied, said in story)
-    2
+    1
     """
     told: dict[tuple[str, str], Any] = {}
+    repeated: set[tuple[str, str]] = set()
     count = 0
     for entry in ledger:
         if entry["applied"]:
             entity = entry["kind"], entry["key"]
-            count += told.get(entity) == entry["payload"]
+            if told.get(entity) != entry["payload"]:
+                repeated.discard(entity)
+            elif entity not in repeated:
+                repeated.add(entity)
+                count += 1
             told[entity] = entry["payload"]
     return count
 

@@ -4,46 +4,24 @@
 SELECT
     format('%%I.%%I', n.nspname, c.relname) AS name,
     c.relkind::text AS kind,
-    ARRAY(
-        SELECT a.attname::text
-        FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid = c.oid
-          AND a.attnum > 0
-          AND NOT a.attisdropped
-          AND a.attgenerated <> 'v'
-        ORDER BY a.attnum
-    ) AS columns,
-    ARRAY(
-        SELECT a.attname::text
-        FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid = c.oid
-          AND a.attgenerated = 'v'
-        ORDER BY a.attnum
-    ) AS virtual,
-    ARRAY(
-        SELECT a.attname::text
-        FROM pg_catalog.pg_attribute AS a
-        JOIN pg_catalog.pg_type AS t
-            ON t.oid = a.atttypid
-        WHERE a.attrelid = c.oid
-          AND a.attnum > 0
-          AND (t.typcategory IN ('D', 'T', 'A', 'C') OR t.oid = ANY ('{bytea,real,double precision}'::regtype[]))
-        ORDER BY a.attnum
-    ) AS styled,
-    ARRAY(
-        SELECT a.attname::text
-        FROM pg_catalog.pg_attribute AS a
-        JOIN pg_catalog.pg_type AS t
-            ON t.oid = a.atttypid
-        WHERE a.attrelid = c.oid
-          AND a.attnum > 0
-          AND t.typtype = 'd'
-        ORDER BY a.attnum
-    ) AS domains
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attgenerated <> 'v'), '{}') AS columns,
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attgenerated = 'v'), '{}') AS virtual,
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (
+        WHERE t.typcategory IN ('D', 'T', 'A', 'C')
+           OR t.oid = ANY ('{bytea,real,double precision}'::regtype[])
+    ), '{}') AS styled,
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.typtype = 'd'), '{}') AS domains
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n
     ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_attribute AS a
+    ON a.attrelid = c.oid
+   AND a.attnum > 0
+   AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_type AS t
+    ON t.oid = a.atttypid
 WHERE c.oid = to_regclass(%(table)s)
+GROUP BY n.nspname, c.relname, c.relkind
 
 -- name: attached
 -- One watch as it stands: its function, whether that still has what keeps it harmless and useful, and its triggers with their state.
