@@ -15,7 +15,7 @@ import structlog
 
 from cdc_pusher import outbox, plan
 from cdc_pusher.config import Settings
-from cdc_pusher.database import Connection
+from cdc_pusher.database import Connection, kept_alive
 from cdc_pusher.errors import MappingError
 from cdc_pusher.model import Held, Station
 from cdc_pusher.outbox import Change
@@ -47,16 +47,21 @@ def receivers(settings: Settings) -> dict[str, Receiver]:
     }
 
 
-async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], limit: int) -> Captured:
-    """Capture at most `limit` changes. Raises `MappingError`, and then nothing was consumed."""
+async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], limit: int, epoch: int | None = None) -> Captured:
+    """Capture at most `limit` changes, under the lease of this epoch.
+
+    Raises `MappingError` and `LeaseLost`, and then nothing was consumed.
+    """
     async with conn.transaction():
-        _, now = await outbox.lock_capture(conn)
+        now = await outbox.lock_capture(conn, epoch)
         changes = await outbox.consume(conn, list(emps), limit)
-        unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
+        async with kept_alive(conn):
+            unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
         occasions = {emp: _occasions(found, now) for emp, found in concerned.items() if found}
         stations = sorted({station_id for found in occasions.values() for station_id in found})
-        reading = await source.read(stations) if stations else {}
+        async with kept_alive(conn):
+            reading = await source.read(stations) if stations else {}
         if spelled := sorted(reading.keys() - set(stations)):
             stations += spelled
             occasions = {emp: _spelled(found, spelled, reading) for emp, found in occasions.items()}

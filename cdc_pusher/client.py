@@ -6,8 +6,11 @@ never followed (the key would go along), no proxy or certificate is taken from t
 
 import asyncio
 import ssl
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 import aiohttp
 import httpx
@@ -19,6 +22,22 @@ from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.model import Answer, Failure, Kind, Payload
 
 ANSWER_LIMIT = 64 * 1024  # bytes
+_in_time: ContextVar[Callable[[], bool]] = ContextVar("in_time")  # of the request that this task is about to send
+
+
+class TooLate(Exception):
+    """The request was not sent: when the connection was there, it was no longer ours to send."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Asks once more when a connection is there, which may have taken long: the process may have been stopped meanwhile."""
+
+    async def connect(self, req: Any, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:  # noqa: ASYNC109  # theirs
+        connection = await super().connect(req, traces, timeout)
+        if not _in_time.get()():
+            connection.close()
+            raise TooLate
+        return connection
 
 
 class EmpClient:
@@ -30,11 +49,11 @@ class EmpClient:
         self._partner_identifier = settings.partner_identifier
         self._timeout_s = settings.request_timeout_s
         self._secret = settings.api_key.get_secret_value()
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+        context = tls(settings)
         self._http = httpx.AsyncClient(
             transport=AiohttpTransport(
-                verify=tls(settings),
-                limits=limits,
+                client=lambda: aiohttp.ClientSession(connector=_Connector(ssl=context, limit=settings.concurrency)),
+                verify=context,
                 trust_env=False,
                 proxy=httpx.Proxy(str(settings.proxy)) if settings.proxy else None,
             ),
@@ -54,12 +73,18 @@ class EmpClient:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._http.aclose()
 
-    async def send(self, kind: Kind, payload: Payload) -> Answer | Failure:
-        """Send one message and read the answer, all within `request_timeout_s` seconds."""
+    async def send(self, kind: Kind, payload: Payload, in_time: Callable[[], bool] = lambda: True) -> Answer | Failure:
+        """Send one message and read the answer, all within `request_timeout_s` seconds.
+
+        Raises `TooLate` if `in_time`, asked when there is a connection, says so: then nothing was sent.
+        """
+        _in_time.set(in_time)
         content = oioi.body(kind, payload, partner_identifier=self._partner_identifier)
         try:
             async with asyncio.timeout(self._timeout_s), self._http.stream("POST", self._url, content=content) as response:
                 received = await _read(response)
+        except TooLate:
+            raise
         except TimeoutError:
             return Failure(error=f"no answer within {self._timeout_s:g} s", timed_out=True)
         except Exception as error:  # of httpx; of aiohttp, ssl and the rest where httpx-aiohttp does not translate it

@@ -64,10 +64,11 @@ class DatabaseSettings(_Section):
     """`[database]`: how to reach the CPO's database; an empty `dsn` leaves everything to the libpq environment (PGHOST, PGSERVICE …).
 
     `owner_role` and `runtime_role` belong together: with them `cdc-pusher migrate` gives our schema to the one, and the other, which the
-    daemon connects as, no more rights than it needs.
+    daemon connects as, no more rights than it needs. `listen_dsn`: past a transaction pooler, for LISTEN alone.
     """
 
     dsn: str = ""
+    listen_dsn: str = ""
     owner_role: RoleName | None = None
     runtime_role: RoleName | None = None
 

@@ -1,223 +1,263 @@
-"""The daemon: everything that runs, and what connects it.
+"""The daemon: which parts run, and what connects them.
 
-    listener ──wake──▶ intake ──wake──▶ a lane for each EMP
-    pulse ────wake──▶ intake and lanes
+    leases    which of the following are ours, among all daemons on the database
+    capture   change log → outbox (`intake`)                          under the lease `capture`
+    lane X    outbox → EMP X (`delivery`)                             under the lease `lane X`
+    pulse     looks once a second for what no wake-up told of ──wake──▶ capture and lanes
+    listen    hears NOTIFY                                    ──wake──▶ capture and lanes
 
-`intake` is the one loop that fills the outbox: it captures until the change log is empty, puts in the next page of a walk, and when
-there is nothing at all says so to the triggers and sleeps. `pulse` looks once in a poll interval (at most a second) for anything that
-no wake-up told of. Every part has a connection of its own, which is made anew with a growing pause when it breaks; a part that fails in
-another way stops the daemon with its reason.
+There is one rule: what should run follows from the leases that we hold and from the configuration (`_wanted`), and `_arrange` makes it
+so. A lease that comes or goes, a new configuration (SIGHUP) and the end (SIGTERM) only change what is wanted. A part that is wanted for
+something else ends first, finishing what it has begun. A part that fails in a way that no new connection mends stops the daemon with its
+reason.
 """
 
 import asyncio
-import contextlib
-import math
-import os
-import random
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import psycopg
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from cdc_pusher import capture, enqueue, listen, migrate, policy, triggers
+from cdc_pusher import enqueue, start, systemd
 from cdc_pusher.client import EmpClient
-from cdc_pusher.config import Settings
+from cdc_pusher.config import EmpSettings, Settings
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.delivery import Lane
-from cdc_pusher.errors import CdcPusherError, ConfigurationError, DatabaseUnavailable, MappingError
-from cdc_pusher.source import Source
+from cdc_pusher.errors import CdcPusherError
+from cdc_pusher.intake import Intake
+from cdc_pusher.lease import Leases, daemon_name
+from cdc_pusher.listen import Listener
+from cdc_pusher.part import Part, wait
+from cdc_pusher.roster import CAPTURE, lane
+from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
 
 log = structlog.get_logger(__name__)
 
-RECONNECT_BASE_S, RECONNECT_CAP_S = 0.2, 10.0
-MAPPING_RETRY_S = 5.0
-BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
-BUSY_POLL_S = 0.005
-IDLE_S = {"capture": 75}  # capture waits within its transaction for the operator's queries; nobody else waits for anything
-STOP_S = 5.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
+ARRANGE_S = 0.25  # how often to look whether leases have run out
+STOP_GRACE_S = 4.0  # for requests in flight when the process ends; what is cut off counts as possibly applied
+STOP_S = 8.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
 SWEEP_CHECK_S = 30.0  # how often to look whose sweep is due
-WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
+HANGS_S = 90.0  # longer than any statement of ours may take
+
+Work = Callable[[Connection, Part], Awaitable[None]]
 
 
-async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then finish what is in flight (at most 10 s). Raises `CdcPusherError` when it cannot begin or go on."""
-    if not settings.emp:
-        raise ConfigurationError("no EMP is configured: add a section [emp.NAME]")
-    async with await connect(settings.database.dsn, "start") as conn:
-        await _require_writable(conn)
-        await migrate.require_current(conn)
-        if drift := await triggers.verify(conn, settings.source.watch):
-            log.error("changes may only be found by a sweep until cdc-pusher migrate has mended the triggers", triggers=drift)
-        await Source.open(conn, settings.source, settings.only)
-    await Daemon(settings).run()
+async def run(settings: Settings, path: Path | None = None) -> None:
+    """Work until SIGTERM or SIGINT, then finish what is in flight (at most 10 s). Raises `CdcPusherError` when it cannot begin or go on.
+
+    `path`: where the configuration came from, to read it again on SIGHUP.
+    """
+    await start.prepare(settings)
+    await Daemon(settings, path).run()
 
 
 class Daemon:
     """One daemon process; it shares nothing with others but the database."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, path: Path | None = None) -> None:
         self._settings = settings
-        self._stop = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._lanes: dict[str, Lane] = {}
-        self._receivers = capture.receivers(settings)
-        self._asleep: bool | None = None
-        self._wakes: list[float] = []
+        self._path = path
+        self._me = daemon_name()
+        self._changed = asyncio.Event()
+        self._parts: dict[str, Part] = {}
+        self._leases = Leases(self._me, frozenset(), self._changed.set)
+        self._listener = Listener(settings.database.dsn, self._me, self._heard)
+        self._intake: Intake | None = None
+        self._is_stopping = False
+        self._is_ready = False
+        self._reloading: asyncio.Task[None] | None = None
+        self._wants_reload = False
+        self._watchdog_s = systemd.watchdog_s()
+        self._fed_at = float("-inf")
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_to_stop)
-        async with contextlib.AsyncExitStack() as stack:
-            for name, emp in self._settings.emp.items():
-                client = await stack.enter_async_context(EmpClient(emp))
-                self._lanes[name] = Lane(name, emp, client, self._wake.set)
-            scheduler = self._scheduler()
-            scheduler.start()
-            stack.callback(scheduler.shutdown, wait=False)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    parts: dict[str, Callable[[Connection], Awaitable[None]]] = {
-                        "capture": self._intake,
-                        "pulse": self._pulse,
-                        "listen": self._listen,
-                        **{f"lane {name}": partial(lane.run, stop=self._stop) for name, lane in self._lanes.items()},
-                    }
-                    tasks = {name: group.create_task(self._connected(name, part), name=name) for name, part in parts.items()}
-                    await self._stop.wait()
-                    tasks["listen"].cancel()
-                    _, hanging = await asyncio.wait(tasks.values(), timeout=STOP_S)
-                    for task in hanging:
-                        task.cancel()
-            except* CdcPusherError as errors:
-                raise errors.exceptions[0] from None
-            except* psycopg.Error as errors:
-                raise CdcPusherError(f"the database said: {one_line(errors.exceptions[0])}") from errors
+        scheduler = self._scheduler()
+        scheduler.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                loop.add_signal_handler(signal.SIGHUP, self._begin_to_reload, group)
+                self._leases.want(self._our_leases())
+                while not (self._is_stopping and not self._parts):
+                    self._leases.expire()
+                    self._arrange(group)
+                    self._tell()
+                    if await wait(self._changed, ARRANGE_S):
+                        self._changed.clear()
+        except* CdcPusherError as errors:
+            raise errors.exceptions[0] from None
+        except* psycopg.Error as errors:
+            raise CdcPusherError(f"the database said: {one_line(errors.exceptions[0])}") from errors
+        finally:
+            scheduler.shutdown(wait=False)
         log.info("stopped")
 
-    def _begin_to_stop(self) -> None:
-        log.info("stopping, requests in flight are finished")
-        notify_systemd("STOPPING=1")
-        self._stop.set()
-        self._wake.set()
-        for lane in self._lanes.values():
-            lane.wake.set()
+    # ── what runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _connected(self, purpose: str, part: Callable[[Connection], Awaitable[None]]) -> None:
-        """Run a part on a connection, and again on a new one whenever that breaks; returns when the part does."""
-        failures, connected_at = 0, math.inf
-        while True:
-            try:
-                async with await connect(self._settings.database.dsn, purpose, idle_in_transaction_s=IDLE_S.get(purpose, 20)) as conn:
-                    connected_at = time.monotonic()
-                    if failures:
-                        log.info("database connected again", part=purpose)
-                    return await part(conn)
-            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege) as error:
-                raise CdcPusherError(f"{purpose}: {one_line(error)}; run cdc-pusher migrate") from error
-            except (DatabaseUnavailable, psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, TimeoutError) as error:
-                if self._stop.is_set():
-                    return None
-                if time.monotonic() - connected_at > RECONNECT_CAP_S:
-                    failures, connected_at = 0, math.inf  # it has worked meanwhile
-                pause = policy.backoff_s(failures, base_s=RECONNECT_BASE_S, cap_s=RECONNECT_CAP_S, chance=random.uniform(0.5, 1.0))
-                log.warning("database connection lost", part=purpose, error=one_line(error), retry_in_s=round(pause, 2))
-                failures += 1
-                await self._pause(pause)
+    def _our_leases(self) -> list[str]:
+        return [CAPTURE, *map(lane, sorted(self._settings.emp))]
 
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
+    def _wanted(self) -> dict[str, Part]:
+        """The parts that should run now, as yet unbegun."""
+        parts = [self._part("leases", self._leases.keep)]  # ends by itself when all is given back
+        if not self._is_stopping:
+            parts += [self._part("pulse", self._pulse), self._part("listen", self._listener.run, dsn=self._settings.database.listen_dsn)]
+        held = {name: lease for name, lease in self._leases.held.items() if not lease.leaving}
+        if CAPTURE in held:
+            parts.append(Part(CAPTURE, self._capture, key=(held[CAPTURE], self._settings), dsn=self._settings.database.dsn))
+        for emp, settings in self._settings.emp.items():
+            if (name := lane(emp)) in held:
+                parts.append(Part(name, partial(self._serve, emp), key=(held[name], settings), dsn=self._settings.database.dsn))
+        return {part.name: part for part in parts}
 
-    async def _listen(self, conn: Connection) -> None:
-        await listen.listen(conn, self._wake.set, self._stop)
+    def _part(self, name: str, work: Work, *, dsn: str = "") -> Part:
+        return Part(name, lambda part: part.connected(work), dsn=dsn or self._settings.database.dsn)
 
-    # ── intake ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _arrange(self, group: asyncio.TaskGroup) -> None:
+        """End what is not wanted, begin what is, and let go of the leases under which nothing works any more."""
+        wanted = self._wanted()
+        for name, part in list(self._parts.items()):
+            if part.has_ended:
+                del self._parts[name]
+            elif (new := wanted.get(name)) is None or new.key != part.key:
+                self._end(part)
+        for name, lease in self._leases.held.items():
+            if lease.leaving and name not in self._parts:
+                self._leases.give_back(name)
+        if not self._is_stopping:
+            for name, part in wanted.items():
+                if name not in self._parts:
+                    self._parts[name] = part
+                    part.begin(group, self._changed.set)
 
-    async def _intake(self, conn: Connection) -> None:
-        for emp, walk in (await enqueue.register(conn, self._settings)).items():
-            log.info("all stations are gone through", emp=emp, walk=walk)
-        while not self._stop.is_set():
-            try:
-                async with await connect(self._settings.database.dsn, "source") as source_conn:
-                    source = await Source.open(source_conn, self._settings.source, self._settings.only, strict=False)
-                    log.info("ready", emps=sorted(self._lanes))
-                    notify_systemd("READY=1")
-                    await self._fill(conn, source)
-            except MappingError as error:
-                log.error("the mapping fails, nothing is captured", error=str(error), retry_in_s=MAPPING_RETRY_S)
-                await self._pause(MAPPING_RETRY_S)
+    def _end(self, part: Part) -> None:
+        """Requests in flight are finished, unless the process has to end."""
+        if not isinstance(part.key, tuple):
+            part.cut_off()
+        elif self._is_stopping:
+            part.end(STOP_GRACE_S)
+        else:
+            settings = part.key[1]
+            part.end(settings.request_timeout_s if isinstance(settings, EmpSettings) else STOP_GRACE_S)
 
-    async def _fill(self, conn: Connection, source: Source) -> None:
-        """Capture what changed, go on with walks, sleep when there is nothing to do."""
-        limit, page = self._settings.daemon.capture_batch, self._settings.daemon.page_stations
-        self._asleep = None
-        batches = 0
-        while not self._stop.is_set():
-            batches += 1
-            captured = await capture.batch(conn, source, self._receivers, limit)
-            if captured.healed:
-                await self._tell_what_was_healed(conn, captured.healed)
-            for emp in captured.emps:
-                self._lanes[emp].wake.set()
-            if captured.changes == limit and batches % WALK_EVERY:
-                continue
-            walked = await enqueue.page(conn, source, list(self._lanes), page)
-            if not captured.changes and walked is None:
-                await self._sleep(conn)
-        await enqueue.say_asleep(conn, False)
+    async def _capture(self, part: Part) -> None:
+        lease, settings = part.key
+        self._intake = Intake(settings, lease, wake_lanes=self._wake_lanes, hears=lambda: self._listener.hears)
+        try:
+            await part.connected(self._intake.run)
+        finally:
+            self._intake = None
 
-    async def _tell_what_was_healed(self, conn: Connection, healed: Mapping[str, Set[str]]) -> None:
-        """A sweep found what no trigger told of: people should know why."""
-        causes = await triggers.verify(conn, self._settings.source.watch)
-        for emp, stations in healed.items():
-            log.error(
-                "a sweep found changes that no trigger had told of",
-                emp=emp,
-                stations=len(stations),
-                examples=sorted(stations)[:5],
-                cause=causes or "the triggers are as configured: the mapping reads what no watch covers, or writes passed the triggers by",
-            )
+    async def _serve(self, emp: str, part: Part) -> None:
+        lease, settings = part.key
+        async with EmpClient(settings) as client:
+            served = Lane(emp, settings, client, lease, daemon=self._me, wake=part.wake, changed=self._wake_intake)
+            await part.connected(served.run)
 
-    async def _sleep(self, conn: Connection) -> None:
-        """Wait for something to do. The first time only say that we sleep: what came before that was said is found by another look."""
-        busy = self._is_busy()
-        if self._asleep is not (not busy):
-            await enqueue.say_asleep(conn, not busy)
-            self._asleep = not busy
+    # ── what wakes it ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wake_intake(self) -> None:
+        if (part := self._parts.get(CAPTURE)) is not None:
+            part.wake.set()
+
+    def _wake_lanes(self, emps: Iterable[str]) -> list[str]:
+        """Wake the lanes of these EMPs. Returns those that are not here."""
+        elsewhere = []
+        for emp in emps:
+            if (part := self._parts.get(lane(emp))) is not None:
+                part.wake.set()
+            else:
+                elsewhere.append(emp)
+        return elsewhere
+
+    def _heard(self, channel: str, payload: str) -> None:
+        if channel == LANE_CHANNEL:
+            self._wake_lanes([payload])
+        elif channel == CHANNEL:
+            self._wake_intake()
+
+    async def _pulse(self, conn: Connection, part: Part) -> None:
+        while not part.stop.is_set():
+            found = await enqueue.pulse(conn, list(self._settings.emp))
+            part.moves()
+            self._wake_lanes(found.due)
+            if self._intake is not None:
+                if found.missed and (missed := await enqueue.answer_for_missed(conn)) is not None:
+                    log.error("triggers could not record changes; all stations are gone through", missed=missed)
+                if found.changes or found.walks or found.missed:
+                    self._wake_intake()
+            await part.pause(self._settings.daemon.poll_interval_s)
+
+    # ── what systemd and people see ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _is_running(self) -> bool:
+        """Whether capture and every lane run, here or at another daemon."""
+        here = {name for name, part in self._parts.items() if part.is_working}
+        reads = self._intake is None or self._intake.is_reading
+        return reads and all(name in here or name in self._leases.elsewhere for name in self._our_leases())
+
+    def _tell(self) -> None:
+        """Tell systemd that we are ready, and that we move: every part has to have moved lately, of itself."""
+        now = time.monotonic()
+        if not self._is_ready and self._is_running():
+            self._is_ready = True
+            log.info("ready", daemon=self._me, leases=sorted(self._leases.held))
+            systemd.notify("READY=1")
+        if self._watchdog_s is None or now < self._fed_at + self._watchdog_s / 4:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BUSY_POLL_S if busy else None):
-                await self._wake.wait()
-        self._wake.clear()
-        if not busy:
-            self._wakes.append(time.monotonic())
+        if hanging := sorted(name for name, part in self._parts.items() if now - part.moved_at > HANGS_S):
+            log.critical("a part does not move any more, so the watchdog is not fed", parts=hanging)
+        else:
+            systemd.notify("WATCHDOG=1")
+        self._fed_at = now
 
-    def _is_busy(self) -> bool:
-        """Whether wake-ups come so thick that polling is cheaper for the CPO's writers. Once busy, it lasts a second."""
-        since = time.monotonic() - 1.0
-        self._wakes = [at for at in self._wakes if at > since]
-        return len(self._wakes) > BUSY_WAKES_PER_S
+    # ── signals ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _pulse(self, conn: Connection) -> None:
-        emps = list(self._lanes)
-        while not self._stop.is_set():
-            found = await enqueue.pulse(conn, emps)
-            for emp in found.due:
-                self._lanes[emp].wake.set()
-            if found.missed and (missed := await enqueue.answer_for_missed(conn)) is not None:
-                log.error("triggers could not record changes; all stations are gone through", missed=missed)
-            if found.changes or found.walks or found.missed:
-                self._wake.set()
-            await self._pause(self._settings.daemon.poll_interval_s)
+    def _begin_to_stop(self) -> None:
+        if self._is_stopping:
+            return
+        log.info("stopping, requests in flight are finished")
+        systemd.notify("STOPPING=1")
+        self._is_stopping = True
+        self._leases.leave()
+        if (leases := self._parts.get("leases")) is not None:
+            leases.stop.set()  # it goes on until all is given back, but not on a new connection
+        asyncio.get_running_loop().call_later(STOP_S, self._cut_off)
+        self._changed.set()
+
+    def _cut_off(self) -> None:
+        for part in self._parts.values():
+            part.cut_off()
+
+    def _begin_to_reload(self, group: asyncio.TaskGroup) -> None:
+        self._wants_reload = True
+        if self._reloading is None and not self._is_stopping:
+            self._reloading = group.create_task(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        """Read the configuration again. What is new begins when what was there has ended, and what has not changed is not touched."""
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        while self._wants_reload:
+            self._wants_reload = False
+            try:
+                self._settings = await start.reloaded(self._settings, self._path)
+            except CdcPusherError as error:
+                log.error("the new configuration is refused, the former one stays", error=str(error))
+            else:
+                log.info("the new configuration is in use", emps=sorted(self._settings.emp))
+        self._leases.want(self._our_leases())
+        self._changed.set()
+        self._reloading = None
+        systemd.notify("READY=1")
 
     # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,38 +270,21 @@ class Daemon:
 
     async def _sweep(self) -> None:
         """Begin the sweep of the EMPs whose turn it is; when that was, the database knows."""
+        if self._intake is None:
+            return
         limits = self._settings.daemon
         async with await connect(self._settings.database.dsn, "sweep") as conn:
             begun = await enqueue.order_sweep(
-                conn, list(self._lanes), interval_s=limits.sweep_interval_s, fastest=limits.sweep_max_stations_per_s
+                conn, list(self._settings.emp), interval_s=limits.sweep_interval_s, fastest=limits.sweep_max_stations_per_s
             )
         if begun:
             log.info("a sweep begins", emps=begun)
-            self._wake.set()
+            self._wake_intake()
 
     async def _maintain_attempts(self) -> None:
         async with await connect(self._settings.database.dsn, "maintenance") as conn:
             await enqueue.maintain_attempts(conn, self._settings.daemon.attempt_retention_days)
 
 
-async def _require_writable(conn: Connection) -> None:
-    row = await (
-        await conn.execute("SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS ro")
-    ).fetchone()
-    assert row is not None
-    if row["standby"] or row["ro"]:
-        what = "the server is a standby" if row["standby"] else "transactions are read-only by default"
-        raise ConfigurationError(f"{what}: database.dsn has to lead to the primary (target_session_attrs=read-write)")
-
-
 def _note_failed_job(event: JobExecutionEvent) -> None:
     log.error("a scheduled job failed", job=event.job_id, error=one_line(event.exception))
-
-
-def notify_systemd(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-            sock.sendall(state.encode())

@@ -4,22 +4,70 @@ The CPO's defaults (a short statement_timeout, another isolation level, a search
 connection of ours that hangs in a transaction is ended by the server. Errors of connecting are translated here and nowhere else.
 """
 
+import asyncio
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, IsolationLevel
+from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, IsolationLevel
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
 from cdc_pusher.errors import ConfigurationError, DatabaseUnavailable
 
-Connection = AsyncConnection[DictRow]
-
 CONNECT_TIMEOUT_S = 5
+KEPT_ALIVE_S = 1.0
 # How values become text: station ids, made in the CPO's sessions by our triggers and in ours by the mapping, have to be spelled alike.
 STYLES = {"DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1", "TimeZone": "UTC"}
 LIMITS = {"statement_timeout": "60s", "lock_timeout": "5s", **STYLES}
+# A server that is gone without a word is noticed after about ten seconds, whether we wait for an answer or for something to happen.
+KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+
+
+class Connection(AsyncConnection[DictRow]):
+    """A connection that keeps to limits of ours.
+
+    Through a transaction pooler, whose sessions others use between our transactions, they are set for each transaction: a statement outside
+    one gets one of its own, and nothing is prepared, since the next one may be in another session.
+    """
+
+    limits: bytes | None = None  # what is set in each transaction; None: the session is ours, and has them
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether there is a pooler between us and the server."""
+        return self.limits is not None
+
+    @asynccontextmanager
+    async def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> AsyncIterator[AsyncTransaction]:
+        """As in psycopg, with our limits."""
+        begins = self.info.transaction_status == TransactionStatus.IDLE
+        async with super().transaction(savepoint_name, force_rollback) as transaction:
+            if begins and self.limits:
+                await super().execute(self.limits)
+            yield transaction
+
+    async def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False) -> AsyncCursor[DictRow]:
+        """As in psycopg, with our limits."""
+        if self.limits is None or self.info.transaction_status != TransactionStatus.IDLE:
+            return await super().execute(query, params, prepare=prepare, binary=binary)
+        async with self.transaction():
+            return await super().execute(query, params, prepare=prepare, binary=binary)
+
+
+def parameters(dsn: str) -> dict[str, Any]:
+    """The connection parameters of a DSN, with what we add: dead servers are noticed, and of several hosts the primary is looked for.
+
+    Raises psycopg.ProgrammingError for what is no DSN.
+    """
+    given = conninfo_to_dict(dsn)
+    several = "," in str(given.get("host") or os.environ.get("PGHOST", ""))
+    primary = {"target_session_attrs": "read-write"} if several and "PGTARGETSESSIONATTRS" not in os.environ else {}
+    return {**KEEPALIVE, **primary, **given, "connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "UTF8"}
 
 
 async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) -> Connection:
@@ -28,24 +76,50 @@ async def connect(dsn: str, purpose: str, *, idle_in_transaction_s: int = 20) ->
     Raises what `connecting` raises.
     """
     with connecting():
-        conn = await AsyncConnection.connect(
-            dsn,
-            autocommit=True,
-            row_factory=dict_row,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            client_encoding="UTF8",
-            application_name=f"cdc-pusher {purpose}",
-        )
-    await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
-    limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"}
-    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
+        conn = await Connection.connect(**parameters(dsn), application_name=f"cdc-pusher {purpose}", autocommit=True, row_factory=dict_row)
     try:
-        # The CPO's default may be too short even for this: it ends with the first statement of the message.
-        await conn.execute(f"SET statement_timeout = '{LIMITS['statement_timeout']}'; SELECT {settings}".encode())
+        await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
+        limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"}
+        row = await (await conn.execute("SELECT pg_backend_pid() AS pid")).fetchone()
+        if row is not None and row["pid"] != conn.info.backend_pid:  # a pooler has told us another one
+            conn.limits = _setting(limits, local=True)
+            conn.prepare_threshold = None
+        else:
+            await conn.execute(_setting(limits, local=False))
     except BaseException:
         await conn.close()
         raise
     return conn
+
+
+def _setting(limits: Mapping[str, str], *, local: bool) -> bytes:
+    """The statements that set limits; the CPO's default of the time-out may be too short even for them: it ends with the first one."""
+    first = f"SET {'LOCAL ' if local else ''}statement_timeout = '{limits['statement_timeout']}'"
+    others = ", ".join(f"set_config('{name}', '{value}', {'true' if local else 'false'})" for name, value in limits.items())
+    return f"{first}; SELECT {others}".encode()
+
+
+@asynccontextmanager
+async def kept_alive(conn: Connection) -> AsyncIterator[None]:
+    """While we wait for another connection within a transaction: a word a second, so that the server ends only one that hangs."""
+
+    over = asyncio.Event()
+
+    async def speak() -> None:
+        with suppress(psycopg.Error):  # whoever uses the connection next hears of it
+            while not over.is_set():
+                try:
+                    async with asyncio.timeout(KEPT_ALIVE_S):
+                        await over.wait()
+                except TimeoutError:
+                    await conn.execute("SELECT")
+
+    speaking = asyncio.create_task(speak(), name="kept alive")
+    try:
+        yield
+    finally:
+        over.set()  # not cancelled: a query that is cut off spoils the transaction
+        await speaking
 
 
 @contextmanager

@@ -4,8 +4,9 @@
     requests      up to `concurrency` at once, each on a claim of its own, outside any transaction
 
 A claim is sent only while its lease is surely ours, by the monotonic clock, with time left for the whole request: a lane that wakes up
-after a pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. Lanes share nothing
-with each other. What a lane learns of its EMP stays with it: the breaker (`breaker`), and how wide and fast it is served (`limits`).
+after a pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. The lane itself works
+under a lease (`lease`), of which the same holds: of all daemons one serves the EMP. Lanes share nothing with each other. What a lane learns
+of its EMP stays with it: the breaker (`breaker`), and how wide and fast it is served (`limits`).
 """
 
 import asyncio
@@ -19,30 +20,43 @@ import structlog
 
 from cdc_pusher import outbox, policy
 from cdc_pusher.breaker import Breaker
-from cdc_pusher.client import EmpClient
+from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.database import Connection
+from cdc_pusher.errors import LeaseLost
+from cdc_pusher.lease import Lease
 from cdc_pusher.limits import TokenBucket, Window
 from cdc_pusher.model import Accepted, Answer, Failure, Kind, Rejected, Retry, StationMissing, Verdict
 from cdc_pusher.outbox import Claim, Result
+from cdc_pusher.part import Part, wait
 
 log = structlog.get_logger(__name__)
 
 LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
 CHECK_S = 1.0
-STOP_GRACE_S = 4.0
 IN_LINE_S = 2.0  # for a turn under `max_requests_per_second`; a claim has 5 s
 MOST_REMEMBERED = 10_000  # messages
 CLOSED = (None, 0)  # the breaker: no reason, no trips
 
 
 class Lane:
-    """The sending side of one EMP. `changed` is called when a message has to be captured again."""
+    """The sending side of one EMP. `changed` is called when a message has to be captured again; `wake` wakes the lane."""
 
-    def __init__(self, name: str, settings: EmpSettings, client: EmpClient, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: EmpSettings,
+        client: EmpClient,
+        lease: Lease,
+        *,
+        daemon: str,
+        wake: asyncio.Event,
+        changed: Callable[[], None],
+    ) -> None:
         self.name = name
-        self.wake = asyncio.Event()
-        self.wake.set()
+        self._wake = wake
+        self._lease = lease
+        self._daemon = daemon
         self._settings = settings
         self._client = client
         self._changed = changed
@@ -59,21 +73,29 @@ class Lane:
         self._results: list[Result] = []
         self._checked_at = float("-inf")
 
-    async def run(self, conn: Connection, stop: asyncio.Event) -> None:
-        """Serve the EMP until `stop` is set; then finish what is in flight and record it. Raises psycopg errors: connect and run again."""
-        await self._recover(conn)
-        while not stop.is_set():
-            await self.wake.wait()
-            self.wake.clear()
-            if not stop.is_set():
-                await self._keep_books(conn, send=True)
-        await self._finish()
-        await self._keep_books(conn, send=False)
+    async def run(self, conn: Connection, part: Part) -> None:
+        """Serve the EMP until asked to end; then finish what is in flight and record it. Ends, too, when the lease is lost.
 
-    async def _finish(self) -> None:
+        Raises psycopg errors: connect and run again.
+        """
+        try:
+            await self._recover(conn)
+            while not part.stop.is_set():
+                if await wait(self._wake):
+                    self._wake.clear()
+                    if not part.stop.is_set():
+                        await self._keep_books(conn, send=True)
+                part.moves()
+            await self._finish(part.grace_s)
+            await self._keep_books(conn, send=False)
+        except LeaseLost as error:
+            self._lease.lose()
+            log.warning("another daemon serves the EMP", emp=self.name, error=str(error))
+
+    async def _finish(self, grace_s: float) -> None:
         """Let requests end by themselves for a while; what is cut off then counts as possibly applied."""
         if self._requests:
-            _, hanging = await asyncio.wait(self._requests, timeout=STOP_GRACE_S)
+            _, hanging = await asyncio.wait(self._requests, timeout=grace_s)
             for task in hanging:
                 task.cancel()
             await asyncio.gather(*hanging, return_exceptions=True)
@@ -81,7 +103,7 @@ class Lane:
     async def _recover(self, conn: Connection) -> None:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
         self._checked_at = float("-inf")
-        self.wake.set()
+        self._wake.set()
         if self._results:
             await self._keep_books(conn, send=False)
 
@@ -90,8 +112,8 @@ class Lane:
         now = time.monotonic()
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
-            paused = await outbox.lock_emp(conn, self.name)
-            recorded = await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s) if results else outbox.Recorded()
+            paused = await outbox.lock_emp(conn, self.name, self._lease.epoch)
+            recorded = await self._record(conn, results) if results else outbox.Recorded()
             if now - self._checked_at >= CHECK_S:
                 await self._check(conn, now)
             noted = await self._note_breaker(conn)
@@ -108,6 +130,9 @@ class Lane:
         for claim in claims:
             self._requests.add(asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}"))
 
+    async def _record(self, conn: Connection, results: Sequence[Result]) -> outbox.Recorded:
+        return await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s, daemon=self._daemon)
+
     async def _check(self, conn: Connection, now: float) -> None:
         """Now and then: claims whose daemon has died, and messages that wait for too long."""
         self._checked_at = now
@@ -118,6 +143,8 @@ class Lane:
 
     def _room(self, now: float) -> int:
         """How many more messages may be claimed: none that could not be sent in time."""
+        if not self._lease.is_valid():
+            return 0
         room = self._breaker.room(now, len(self._requests), most=self._window.size)
         return min(room, self._bucket.room(now, max(IN_LINE_S, 1.0 / self._bucket.rate))) if self._bucket else room
 
@@ -130,15 +157,21 @@ class Lane:
         return state
 
     async def _serve(self, claim: Claim, deadline: float) -> None:
-        """Send one claim, if there is still time for it, and hand in the result."""
-        result = Result(claim=claim, outcome="unsent")
+        """Send one claim, if there is still time for it and the lane is still ours, and hand in the result."""
+        result = unsent = Result(claim=claim, outcome="unsent")
+
+        def in_time() -> bool:
+            return time.monotonic() < deadline and self._lease.is_valid()
+
         try:
             if self._bucket is not None:
                 await asyncio.sleep(self._bucket.take(time.monotonic()))
-            if time.monotonic() < deadline:
+            if in_time():
                 sent_at, began = datetime.now(UTC), time.monotonic()
                 result = self._cut_off(claim, sent_at, "cut off when the daemon stopped")
-                result = self._result(claim, await self._client.send(claim.kind, claim.payload), sent_at, began)
+                result = self._result(claim, await self._client.send(claim.kind, claim.payload, in_time), sent_at, began)
+        except TooLate:
+            result = unsent
         except Exception as error:
             log.exception("a request failed in an unforeseen way", emp=self.name, kind=claim.kind, key=claim.key)
             result = self._cut_off(claim, datetime.now(UTC), f"unforeseen: {type(error).__name__}")
@@ -154,7 +187,7 @@ class Lane:
         self._results.append(result)
         if (task := asyncio.current_task()) is not None:
             self._requests.discard(task)
-        self.wake.set()
+        self._wake.set()
 
     def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, began: float) -> Result:
         now, clock = datetime.now(UTC), time.monotonic()

@@ -14,6 +14,7 @@ from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.reconcile import LIVE, SWEEP, WALK, Resend
+from cdc_pusher.schema import LANE_CHANNEL
 from cdc_pusher.source import Source
 from cdc_pusher.sql import queries
 
@@ -24,12 +25,12 @@ PRIORITY = {"full load": WALK, "resync": WALK, "sweep": SWEEP}
 SLOWEST_SWEEP = 10.0  # stations a second; a small operator's sweep need not take the whole interval
 
 
-async def register(conn: Connection, settings: Settings) -> dict[str, str]:
-    """Make the EMPs and CPOs of the configuration known. Returns the walks that this began, by EMP."""
+async def register(conn: Connection, settings: Settings, epoch: int | None = None) -> dict[str, str]:
+    """Make the EMPs and CPOs of the configuration known. Returns the walks that this began, by EMP. Raises `LeaseLost`."""
     mappings = {name: _fingerprint(settings, name) for name in sorted(settings.emp)}
     cpos = [(name, cpo, cpo_id) for name, emp in sorted(settings.emp.items()) for cpo, cpo_id in sorted(emp.cpos.items())]
     async with conn.transaction():
-        await outbox.lock_capture(conn)
+        await outbox.lock_capture(conn, epoch)
         await outbox.lock_emps(conn, None)
         await conn.execute(_sql.unregister, {"names": list(mappings)})
         begun = await conn.execute(_sql.register, {"names": list(mappings), "mappings": list(mappings.values())})
@@ -135,6 +136,11 @@ async def pulse(conn: Connection, emps: Sequence[str]) -> Outstanding:
 async def say_asleep(conn: Connection, asleep: bool) -> None:
     """Tell the triggers whether a NOTIFY is wanted."""
     await conn.execute(_sql.sleep, {"value": 2 if asleep else 1})
+
+
+async def wake_elsewhere(conn: Connection, emps: Sequence[str]) -> None:
+    """Wake the lanes of these EMPs, which other daemons serve."""
+    await conn.execute(_sql.wake_elsewhere, {"channel": LANE_CHANNEL, "emps": list(emps)})
 
 
 async def maintain_attempts(conn: Connection, retention_days: int) -> None:

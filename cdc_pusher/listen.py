@@ -1,29 +1,80 @@
-"""Hears the triggers' NOTIFY and wakes the daemon; only ever a hint.
+"""Hears NOTIFY, from the triggers and from other daemons, and wakes whoever it is for; only ever a hint.
 
-The connection does nothing else. It is tested by a query when nothing was heard for a while, since a half-open socket stays silent for
-ever; after every connection the daemon is woken, for what was sent before was not heard.
+The connection does nothing else. Now and then it is tested: a half-open socket stays silent for ever, and a transaction pooler takes LISTEN
+and delivers nothing. So a message is sent through another connection; while none arrives, `hears` is false, and the daemon polls. After
+every connection everybody is woken, for what was sent before was not heard.
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 
+import structlog
 from psycopg import sql
 
-from cdc_pusher.database import Connection
-from cdc_pusher.schema import CHANNEL
+from cdc_pusher.database import Connection, connect
+from cdc_pusher.part import Part
+from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
+
+log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 10.0
 HEARTBEAT_TIMEOUT_S = 5.0
+TEST_S = 60.0
+HEARD_WITHIN_S = 3.0
 
 
-async def listen(conn: Connection, wake: Callable[[], None], stop: asyncio.Event) -> None:
-    """Call `wake` for every notification until `stop` is set. Raises psycopg errors or `TimeoutError` when the connection is dead."""
-    await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-    wake()
-    while not stop.is_set():
-        async for _ in conn.notifies(timeout=HEARTBEAT_S):
-            wake()
-            if stop.is_set():
-                return
-        async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
-            await conn.execute("SELECT 1")
+class Listener:
+    """`heard` is called with the channel and what came with it; `dsn` leads to the database that the NOTIFY come from."""
+
+    def __init__(self, dsn: str, me: str, heard: Callable[[str, str], None]) -> None:
+        self.hears = False
+        self._dsn = dsn
+        self._me = me
+        self._heard = heard
+        self._tested_at = float("-inf")
+        self._said: bool | None = None
+
+    async def run(self, conn: Connection, part: Part) -> None:
+        """Listen until asked to end. Raises psycopg errors or `TimeoutError` when the connection is dead."""
+        channels = (CHANNEL, LANE_CHANNEL, self._own)
+        try:
+            await conn.execute(sql.SQL("; ").join(sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in channels))
+            self._tested_at = float("-inf")
+            self._heard(CHANNEL, "")
+            while not part.stop.is_set():
+                if time.monotonic() - self._tested_at > TEST_S:
+                    await self._test(conn)
+                async for notification in conn.notifies(timeout=HEARTBEAT_S):
+                    self._heard(notification.channel, notification.payload)
+                    part.moves()
+                async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                    await conn.execute("SELECT 1")
+                part.moves()
+        finally:
+            self.hears = False
+
+    @property
+    def _own(self) -> str:
+        return f"{CHANNEL} {self._me}"[:63]
+
+    async def _test(self, conn: Connection) -> None:
+        """See whether what is sent arrives."""
+        async with await connect(self._dsn, "listen") as other:
+            await other.execute("SELECT pg_notify(%s, '')", [self._own])
+        self.hears = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_WITHIN_S):
+                async for notification in conn.notifies():
+                    self._heard(notification.channel, notification.payload)
+                    if notification.channel == self._own:
+                        self.hears = True
+                        break
+        self._tested_at = time.monotonic()
+        if self.hears is not self._said:
+            self._said = self.hears
+            if self.hears:
+                log.info("NOTIFY is heard")
+            else:
+                log.warning("NOTIFY is not heard, so the database is polled: is there a transaction pooler? See database.listen_dsn")

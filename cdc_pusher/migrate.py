@@ -17,8 +17,8 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from cdc_pusher.database import CONNECT_TIMEOUT_S, connecting, one_line
 from cdc_pusher.database import Connection as AsyncConnection
+from cdc_pusher.database import connecting, one_line, parameters
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.schema import SCHEMA
 from cdc_pusher.sql import queries
@@ -89,7 +89,7 @@ def remove(dsn: str, *, rehearse: bool = False) -> None:
 def _transaction(dsn: str, doing: str = "migrate") -> Iterator[Connection]:
     """One transaction, in which nobody else migrates; errors are translated, with what is to be done about them."""
     with connecting():
-        conn = psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, client_encoding="UTF8", application_name="cdc-pusher migrate")
+        conn = psycopg.connect(**parameters(dsn), application_name="cdc-pusher migrate")
     engine = create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=NullPool)
     try:
         with closing(conn), engine.begin() as connection:
@@ -125,15 +125,19 @@ def _take_possession(connection: Connection, owner: str | None) -> None:
 
 
 async def require_current(conn: AsyncConnection) -> None:
-    """Raise `ConfigurationError` unless the schema is the one that this version of the program works with."""
+    """Raise `ConfigurationError` unless the schema is one that this program works with: its own, or a later one that says so."""
     try:
-        row = await (await conn.execute("SELECT version_num FROM cdc_pusher.alembic_version")).fetchone()
+        row = await (
+            await conn.execute("SELECT version_num, to_jsonb(v) ->> 'oldest_program' AS oldest FROM cdc_pusher.alembic_version AS v")
+        ).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         row = None
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(f"the schema {SCHEMA}: {one_line(error)}") from error
     if row is None:
         raise ConfigurationError(NO_SCHEMA)
-    if row["version_num"] != head():
-        at = f"the schema {SCHEMA} is at revision {row['version_num']}, this program needs {head()}"
-        raise ConfigurationError(f"{at}: {'run cdc-pusher migrate' if row['version_num'] < head() else 'upgrade the program'}")
+    at, ours = row["version_num"], head()
+    if at < ours:
+        raise ConfigurationError(f"the schema {SCHEMA} is at revision {at}, this program needs {ours}: run cdc-pusher migrate")
+    if at > ours and (row["oldest"] is None or row["oldest"] > ours):
+        raise ConfigurationError(f"the schema {SCHEMA} is at revision {at}, this program needs {ours}: upgrade the program")

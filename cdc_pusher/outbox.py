@@ -6,7 +6,6 @@ somebody else is changing. `capture` is locked before `emp`; nothing is locked t
 """
 
 import json
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from cdc_pusher import oioi
 from cdc_pusher.database import Connection
+from cdc_pusher.errors import LeaseLost
 from cdc_pusher.model import Kind, Payload
 from cdc_pusher.plan import Evse, Plan
 from cdc_pusher.reconcile import LIVE, Entry, Resend
@@ -23,7 +23,6 @@ from cdc_pusher.sql import queries
 
 _capture = queries("capture")
 _delivery = queries("delivery")
-_HOST = socket.gethostname()
 
 
 def _dumps(value: object) -> str:
@@ -59,11 +58,21 @@ class Change:
     changed_at: datetime
 
 
-async def lock_capture(conn: Connection) -> tuple[int, datetime]:
-    """Become the only capture. Returns the count of missed changes that a sweep was ordered for, and the database's clock."""
+async def lock_capture(conn: Connection, epoch: int | None = None) -> datetime:
+    """Become the only capture, under the lease of this epoch. Returns the database's clock. Raises `LeaseLost`."""
     row = await (await conn.execute(_capture.lock)).fetchone()
     assert row is not None, "cdc_pusher.capture has one row"
-    return row["missed_seen"], row["now"]
+    if _is_newer(epoch, row["epoch"]):
+        await conn.execute(_capture.raise_epoch, {"epoch": epoch})
+    now: datetime = row["now"]
+    return now
+
+
+def _is_newer(epoch: int | None, last: int) -> bool:
+    """Whether nobody has written under this lease yet. Raises `LeaseLost` if somebody has under a later one."""
+    if epoch is not None and epoch < last:
+        raise LeaseLost(f"the lease of epoch {epoch} is lost: {last} is at work")
+    return epoch is not None and epoch > last
 
 
 async def consume(conn: Connection, emps: Sequence[str], batch: int) -> list[Change]:
@@ -226,10 +235,17 @@ class Recorded:
     superseded: bool = False
 
 
-async def lock_emp(conn: Connection, emp: str) -> bool:
-    """Take our turn at the EMP's outbox. Returns whether people have paused it, or made us forget it."""
+async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> bool:
+    """Take our turn at the EMP's outbox, under the lease of this epoch.
+
+    Returns whether people have paused it, or made us forget it. Raises `LeaseLost`.
+    """
     row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
-    return row is None or row["paused_at"] is not None
+    if row is None:
+        return True
+    if _is_newer(epoch, row["lane_epoch"]):
+        await conn.execute(_delivery.raise_epoch, {"emp": emp, "epoch": epoch})
+    return row["paused_at"] is not None
 
 
 async def promote(conn: Connection, emp: str) -> None:
@@ -267,8 +283,8 @@ async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> li
     return claims
 
 
-async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet_s: float) -> Recorded:
-    """Record what came of claims, with all that follows for other rows.
+async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet_s: float, daemon: str = "") -> Recorded:
+    """Record what came of claims, with all that follows for other rows; `daemon` had sent them.
 
     What is accepted within `quiet_s` seconds of a request that may be processed late is sent once more after that.
     """
@@ -294,7 +310,7 @@ async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet
                 look_again.add(row["station_id"])
             if result.outcome != "accepted" and not row["uncertain"]:
                 refused.append(result.claim)
-        await conn.execute(_delivery.record_attempts, {"emp": emp, "host": _HOST, "answers": answers})
+        await conn.execute(_delivery.record_attempts, {"emp": emp, "daemon": daemon, "answers": answers})
     await _follow(conn, emp, counted, [c for c in refused if c.kind == "station"])
     if look_again:
         await conn.execute(_delivery.look_again, {"emp": emp, "stations": sorted(look_again)})

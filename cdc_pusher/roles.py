@@ -26,7 +26,7 @@ RIGHTS = {
     "capture": ("SELECT", "UPDATE"),
     "change": ("SELECT", "INSERT", "DELETE"),
     "cpo": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "emp": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    **dict.fromkeys(("daemon", "emp", "lease"), ("SELECT", "INSERT", "UPDATE", "DELETE")),
     "evse": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "outbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     **dict.fromkeys(("delivery_lag", "emp_progress", "outbox_problems", "station_state"), ("SELECT",)),

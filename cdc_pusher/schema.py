@@ -21,10 +21,11 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, OID
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, OID
 
 SCHEMA = "cdc_pusher"
 CHANNEL = "cdc_pusher"
+LANE_CHANNEL = "cdc_pusher_lane"
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -152,7 +153,7 @@ outbox = Table(
     Index("outbox_station", "station_id", "emp"),
     Index("outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")),
     Index("outbox_lease", "emp", "lease_until", postgresql_where=text("state = 'in_flight'")),
-    Index("outbox_problem", "emp", "kind", "key", postgresql_where=text("state IN ('held', 'rejected')")),
+    Index("outbox_undelivered", "emp", "changed_at", postgresql_where=text("state <> 'delivered'")),
     comment="What each EMP should have and what it has: one row for each EMP and entity, no history.",
 )
 
@@ -190,7 +191,7 @@ attempt = Table(
     Column("http_status", SmallInteger, comment="HTTP status of the answer; NULL: none came"),
     Column("result_code", Integer, comment="Result code of the answer"),
     Column("error", Text, comment="What came back, at most 500 printable characters"),
-    Column("host", Text, nullable=False, comment="The machine that sent it"),
+    Column("host", Text, nullable=False, comment="The daemon that sent it"),
     Index("attempt_key", "key", "sent_at"),
     comment="The audit trail: one row for each request, in daily partitions that are dropped when they are old.",
     postgresql_partition_by="RANGE (sent_at)",
@@ -233,6 +234,13 @@ emp = Table(
     Column("breaker_reason", Text, comment="Why nothing but probes is sent: the EMP fails as a whole; NULL: it works"),
     _timestamp("breaker_open_since", "Since when nothing but probes is sent"),
     _timestamp("breaker_probe_at", "When the next probe is due"),
+    Column(
+        "lane_epoch",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Epoch of the lane that last wrote; one with a lower epoch has lost its lease and writes nothing",
+    ),
     PrimaryKeyConstraint("name"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
     CheckConstraint("walk_next IN ('resync', 'sweep')", name="walk_next_is_known"),
@@ -273,9 +281,53 @@ capture = Table(
     ),
     Column("missed_noted", BigInteger, comment="cdc_pusher.missed when misses were last noticed; NULL: none is to be answered for"),
     Column("missed_horizon", BigInteger, comment="Transactions below this id may have missed changes that are not committed yet"),
+    Column(
+        "epoch",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Epoch of the capture that last wrote; one with a lower epoch has lost its lease and writes nothing",
+    ),
+    Column("timeline", Text, comment="System identifier and timeline of the server; another one may have lost what was recorded"),
     PrimaryKeyConstraint("singleton"),
     CheckConstraint("singleton", name="one_row"),
     comment="Who captures holds the lock of this row: two captures at once could write an older reading over a newer one.",
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Text, nullable=False, comment="'capture', or 'lane' and the EMP"),
+    Column("holder", Text, comment="The daemon that has it; NULL: it was given back"),
+    Column(
+        "epoch",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Counts the holders; what is recorded under a lower one than the last is refused",
+    ),
+    _timestamp("expires_at", "From when on another daemon may take it, unless the holder renews it"),
+    _timestamp("taken_at", "When the holder took it"),
+    PrimaryKeyConstraint("name"),
+    CheckConstraint("holder IS NULL OR (expires_at IS NOT NULL AND taken_at IS NOT NULL)", name="held_for_a_time"),
+    comment="Which daemon captures, and which serves the lane of which EMP",
+)
+
+daemon = Table(
+    "daemon",
+    metadata,
+    Column("name", Text, nullable=False, comment="Machine, process id and a number by chance"),
+    Column("version", Text, nullable=False, comment="The version of the program"),
+    Column(
+        "leases",
+        ARRAY(Text),
+        nullable=False,
+        comment="The leases that it may take: what its configuration names; none when it is about to stop",
+    ),
+    _timestamp("started_at", "When it started", nullable=False, default="now()"),
+    _timestamp("expires_at", "From when on it counts as dead, unless it speaks up again", nullable=False),
+    PrimaryKeyConstraint("name"),
+    comment="The daemons that run on this database, on whatever machine",
 )
 
 granted = Table(

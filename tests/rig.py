@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import SourceSettings
+from cdc_pusher.database import connect
 from cdc_pusher.sandbox import Sandbox
 
 Row = dict[str, Any]
@@ -265,7 +266,8 @@ async def rig(dsn: str, directory: Path) -> AsyncIterator[Rig]:
     try:
         await conn.execute(REFERENCE_SCHEMA.read_bytes())
         await asyncio.to_thread(migrate.to, dsn)
-        await triggers.attach(conn, SourceSettings().watch)
+        async with await connect(dsn, "rig") as ours:
+            await triggers.attach(ours, SourceSettings().watch)
         yield made
     finally:
         await made.close()

@@ -1,26 +1,29 @@
-"""What the daemon does when its database comes and goes."""
+"""What a part of the daemon does when its database comes and goes."""
+
+import asyncio
 
 import psycopg
 import pytest
-from hand import settings
 
-from cdc_pusher.daemon import Daemon
 from cdc_pusher.database import Connection
+from cdc_pusher.part import Part
 
 
 async def test_pause_grows_although_the_connection_itself_is_had(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A standby lets everybody in, and fails with the first statement that writes."""
-    daemon = Daemon(settings(dsn, "a"))
     pauses: list[float] = []
+
+    async def write(conn: Connection, part: Part) -> None:
+        raise psycopg.errors.ReadOnlySqlTransaction
+
+    part = Part("capture", lambda part: part.connected(write), dsn=dsn)
 
     async def note(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 6:
-            daemon._stop.set()
+            part.stop.set()
 
-    async def write(conn: Connection) -> None:
-        raise psycopg.errors.ReadOnlySqlTransaction
-
-    monkeypatch.setattr(daemon, "_pause", note)
-    await daemon._connected("capture", write)
+    monkeypatch.setattr(part, "pause", note)
+    async with asyncio.TaskGroup() as group:
+        part.begin(group, lambda: None)
     assert pauses[5] >= 0.5 * 0.2 * 2**5

@@ -23,7 +23,7 @@ def _daemon(config_file: ConfigFile = None) -> None:
     """The daemon: deliver until SIGTERM."""
     settings = config.load(config_file)
     logs.configure()
-    run(daemon.run(settings))
+    run(daemon.run(settings, config_file))
 
 
 @app.command()

@@ -11,7 +11,7 @@ def queries(file: str) -> SimpleNamespace:
     """The queries of `cdc_pusher/sql/FILE.sql` by name, as bytes for psycopg.
 
     >>> queries("capture").lock.splitlines()[0]
-    b'SELECT missed_seen, clock_timestamp() AS now'
+    b'SELECT epoch, clock_timestamp() AS now'
     """
     text = (files(__package__) / f"{file}.sql").read_text(encoding="utf-8")
     found = {}

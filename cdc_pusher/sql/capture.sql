@@ -1,9 +1,15 @@
 -- name: lock
 -- Become the only capture until the transaction ends; the database's clock is the only one that due times are measured by.
-SELECT missed_seen, clock_timestamp() AS now
+SELECT epoch, clock_timestamp() AS now
 FROM cdc_pusher.capture
 WHERE singleton
 FOR NO KEY UPDATE
+
+-- name: raise_epoch
+-- From now on whoever captures under an earlier lease is refused.
+UPDATE cdc_pusher.capture
+SET epoch = %(epoch)s
+WHERE singleton
 
 -- name: consume
 -- Take the most urgent changes out of the log; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to

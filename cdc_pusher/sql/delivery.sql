@@ -1,9 +1,15 @@
 -- name: lock_emp
 -- Order ourselves with capture and with other lanes of this EMP; what was recorded before is visible to the statements that follow.
-SELECT paused_at
+SELECT paused_at, lane_epoch
 FROM cdc_pusher.emp
 WHERE name = %(emp)s
 FOR NO KEY UPDATE
+
+-- name: raise_epoch
+-- From now on whoever serves the EMP under an earlier lease is refused.
+UPDATE cdc_pusher.emp
+SET lane_epoch = %(epoch)s
+WHERE name = %(emp)s
 
 -- name: expire
 -- Claims whose daemon died or hung: what they sent may have arrived. A message that is not the last word waits to be captured again.
@@ -356,7 +362,7 @@ FROM unnest(%(stations)s::text[]) AS r (station_id)
 -- name: record_attempts
 -- The audit trail.
 INSERT INTO cdc_pusher.attempt (sent_at, emp, kind, key, gen, duration_ms, outcome, http_status, result_code, error, host)
-SELECT sent_at, %(emp)s, kind, key, sending_gen, duration_ms, outcome, http_status, result_code, error, %(host)s
+SELECT sent_at, %(emp)s, kind, key, sending_gen, duration_ms, outcome, http_status, result_code, error, %(daemon)s
 FROM jsonb_to_recordset(%(answers)s) AS r (
     sent_at timestamptz, kind text, key text, sending_gen bigint, duration_ms integer, outcome text, http_status smallint,
     result_code integer, error text

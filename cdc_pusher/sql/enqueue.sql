@@ -201,9 +201,16 @@ SELECT
 -- Say that we sleep (2), so that the trigger sends a NOTIFY, or that we look anyway (1).
 SELECT setval('cdc_pusher.asleep', %(value)s)
 
+-- name: wake_elsewhere
+-- Wake the lanes of these EMPs, which other daemons serve.
+SELECT pg_notify(%(channel)s, emp)
+FROM unnest(%(emps)s::text[]) AS e (emp)
+
 -- name: ensure_partitions
 -- Partitions of the audit trail from yesterday to three days ahead, and none that is older than the retention.
+-- One daemon at a time.
 SELECT cdc_pusher.maintain_attempts(%(retention_days)s)
+WHERE pg_try_advisory_xact_lock(hashtext('cdc_pusher attempts'))
 
 -- name: refresh_statistics
 -- The first plans of a full load are made for empty tables; autovacuum comes too late for them.
@@ -255,6 +262,8 @@ WITH forgotten AS (
     DELETE FROM cdc_pusher.cpo WHERE emp IN (SELECT name FROM forgotten)
 ), changes AS (
     DELETE FROM cdc_pusher.change WHERE emp IN (SELECT name FROM forgotten)
+), leases AS (
+    DELETE FROM cdc_pusher.lease WHERE name IN (SELECT 'lane ' || name FROM forgotten)
 )
 SELECT name
 FROM forgotten

@@ -1,0 +1,118 @@
+"""The one loop that fills the outbox: captures until the change log is empty, goes on with a walk, and sleeps when there is nothing to do.
+
+Of all daemons one does this, under the lease `capture`. Before it sleeps it says so to the triggers, which then send a NOTIFY, and looks
+once more, so that no change falls between. When wake-ups come thick, or cannot be heard at all, the triggers are told not to bother.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Set
+
+import structlog
+
+from cdc_pusher import capture, enqueue, triggers
+from cdc_pusher.config import Settings
+from cdc_pusher.database import Connection, connect
+from cdc_pusher.errors import LeaseLost, MappingError
+from cdc_pusher.lease import Lease
+from cdc_pusher.part import IDLE_S, Part, wait
+from cdc_pusher.source import Source
+
+log = structlog.get_logger(__name__)
+
+MAPPING_RETRY_S = 5.0
+BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
+BUSY_POLL_S = 0.005
+WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
+
+
+class Intake:
+    """`wake_lanes` is called with the EMPs that have something to send; `hears`: whether a NOTIFY would reach us."""
+
+    def __init__(
+        self, settings: Settings, lease: Lease, *, wake_lanes: Callable[[Iterable[str]], Iterable[str]], hears: Callable[[], bool]
+    ) -> None:
+        self._settings = settings
+        self._lease = lease
+        self._receivers = capture.receivers(settings)
+        self._wake_lanes = wake_lanes
+        self._hears = hears
+        self._said: bool | None = None  # that we sleep and want a NOTIFY
+        self._wakes: list[float] = []
+        self.is_reading = False
+
+    async def run(self, conn: Connection, part: Part) -> None:
+        """Capture until asked to end, or the lease is lost. Raises psycopg errors: connect and run again."""
+        try:
+            for emp, walk in (await enqueue.register(conn, self._settings, self._lease.epoch)).items():
+                log.info("all stations are gone through", emp=emp, walk=walk)
+            while not part.stop.is_set():
+                await self._with_source(conn, part)
+        except LeaseLost as error:
+            self._lease.lose()
+            log.warning("another daemon captures", error=str(error))
+        finally:
+            self.is_reading = False
+
+    async def _with_source(self, conn: Connection, part: Part) -> None:
+        try:
+            async with await connect(self._settings.database.dsn, "source") as source_conn:
+                source = await Source.open(source_conn, self._settings.source, self._settings.only, strict=False)
+                self.is_reading = True
+                await self._fill(conn, source, part)
+        except MappingError as error:
+            self.is_reading = False
+            log.error("the mapping fails, nothing is captured", error=str(error), retry_in_s=MAPPING_RETRY_S)
+            await part.pause(MAPPING_RETRY_S)
+
+    async def _fill(self, conn: Connection, source: Source, part: Part) -> None:
+        """Capture what changed, go on with walks, sleep when there is nothing to do."""
+        limit, page = self._settings.daemon.capture_batch, self._settings.daemon.page_stations
+        self._said = None
+        batches = 0
+        while not part.stop.is_set():
+            batches += 1
+            part.moves()
+            captured = await capture.batch(conn, source, self._receivers, limit, self._lease.epoch)
+            if captured.healed:
+                await self._tell_what_was_healed(conn, captured.healed)
+            if elsewhere := sorted(self._wake_lanes(captured.emps)):
+                await enqueue.wake_elsewhere(conn, elsewhere)
+            if captured.changes == limit and batches % WALK_EVERY:
+                continue
+            walked = await enqueue.page(conn, source, list(self._receivers), page)
+            if not captured.changes and walked is None:
+                await self._sleep(conn, part)
+        if self._lease.is_valid():
+            await enqueue.say_asleep(conn, False)
+
+    async def _tell_what_was_healed(self, conn: Connection, healed: Mapping[str, Set[str]]) -> None:
+        """A sweep found what no trigger told of: people should know why."""
+        causes = await triggers.verify(conn, self._settings.source.watch)
+        for emp, stations in healed.items():
+            log.error(
+                "a sweep found changes that no trigger had told of",
+                emp=emp,
+                stations=len(stations),
+                examples=sorted(stations)[:5],
+                cause=causes or "the triggers are as configured: the mapping reads what no watch covers, or writes passed the triggers by",
+            )
+
+    async def _sleep(self, conn: Connection, part: Part) -> None:
+        """Wait for something to do. Whenever the triggers are told another thing, only that: what came before is found by another look."""
+        busy = self._is_busy()
+        wants_notify = self._hears() and not busy
+        if self._said is not wants_notify:
+            await enqueue.say_asleep(conn, wants_notify)
+            self._said = wants_notify
+            return
+        while not await wait(part.wake, BUSY_POLL_S if busy else IDLE_S) and not busy and self._hears() == wants_notify:
+            part.moves()
+        part.wake.clear()
+        if not busy:
+            self._wakes.append(time.monotonic())
+
+    def _is_busy(self) -> bool:
+        """Whether wake-ups come so thick that polling is cheaper for the CPO's writers. Once busy, it lasts a second."""
+        since = time.monotonic() - 1.0
+        self._wakes = [at for at in self._wakes if at > since]
+        return len(self._wakes) > BUSY_WAKES_PER_S

@@ -1,0 +1,153 @@
+"""Leases: which of all the daemons on one database captures, and which serves the lane of which EMP.
+
+Postgres alone coordinates them, with rows: a lease has a holder, an epoch that counts the holders, and a time from which on another
+daemon may take it. `keep` renews what is ours once in `BEAT_S`; by our monotonic clock a lease is ours until `MARGIN_S` before the database
+would give it to somebody else, counted from before the renewal was sent. So who holds no lease any more knows it before somebody else does,
+even if the database is out of reach, or the process was stopped and wakes up. What is written under a lease carries its epoch, and is
+refused when a later one has written (`outbox.lock_emp`, `outbox.lock_capture`).
+
+Never sends anything, and never starts or stops what works under a lease: it says what is held (`held`), and is told what has ended.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from cdc_pusher import __version__
+from cdc_pusher.database import Connection
+from cdc_pusher.part import Part, wait
+from cdc_pusher.roster import Roster
+from cdc_pusher.sql import queries
+
+_sql = queries("lease")
+log = structlog.get_logger(__name__)
+
+LEASE_S = 6.0
+MARGIN_S = 1.5
+BEAT_S = 1.0
+
+
+def daemon_name() -> str:
+    """A name that no other daemon has, of this machine or another, before or after: `machine/process id/number by chance`."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(3)}"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Lease:
+    """One that we have. `valid_until`: seconds of the monotonic clock; `leaving`: it is to be given back when its work has ended."""
+
+    name: str
+    epoch: int
+    valid_until: float
+    leaving: bool = False
+
+    def is_valid(self) -> bool:
+        """Whether nobody else can have it yet."""
+        return time.monotonic() < self.valid_until
+
+    def lose(self) -> None:
+        """Somebody else has it."""
+        self.valid_until = float("-inf")
+
+
+@dataclass(slots=True)
+class Leases:
+    """Those of one daemon, called `me`. `changed` is called when `held` has changed, or one of them is to be given back."""
+
+    me: str
+    wanted: frozenset[str]
+    changed: Callable[[], None]
+    held: dict[str, Lease] = field(default_factory=dict)
+    daemons: int = 0
+    elsewhere: frozenset[str] = frozenset()  # those that other living daemons have
+    _ended: set[str] = field(default_factory=set)
+    _poke: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: bool = False
+
+    def want(self, names: Iterable[str]) -> None:
+        """From now on, take and keep these; others are given back."""
+        self.wanted = frozenset(names)
+        self._poke.set()
+
+    def give_back(self, name: str) -> None:
+        """The work under a lease that is `leaving` has ended."""
+        self._ended.add(name)
+        self._poke.set()
+
+    def leave(self) -> None:
+        """Take nothing any more; give back what is held when its work has ended."""
+        self._leaving = True
+        self.want(())
+
+    def expire(self) -> None:
+        """Forget what is not ours any more by the clock, whatever the database says; called when it does not answer."""
+        if lost := [name for name, lease in self.held.items() if not lease.is_valid()]:
+            for name in lost:
+                del self.held[name]
+            log.error("leases are lost: the database was out of reach for too long", leases=lost)
+            self.changed()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is given back after `leave`."""
+        return self._leaving and not self.held
+
+    async def keep(self, conn: Connection, part: Part) -> None:
+        """Renew, take and give back until all is given back after `leave`. Raises psycopg errors and `TimeoutError`: connect again."""
+        while not self.is_done:
+            self._poke.clear()
+            async with asyncio.timeout(LEASE_S):
+                await self._beat(conn)
+            part.moves()
+            if not self.is_done:
+                await wait(self._poke, BEAT_S)
+        await conn.execute(_sql.leave, {"me": self.me})
+
+    async def _beat(self, conn: Connection) -> None:
+        began, names = time.monotonic(), sorted(self.wanted)
+        ended = sorted(self._ended)
+        if ended:
+            await conn.execute(_sql.give_back, {"me": self.me, "names": ended})
+        renewed = await conn.execute(_sql.beat, {"me": self.me, "version": __version__, "leases": names, "lease_s": LEASE_S})
+        ours = {row["name"]: row["epoch"] for row in await renewed.fetchall()}
+        roster = await self._roster(conn)
+        if to_take := roster.to_take(self.me):
+            taken = await conn.execute(_sql.take, {"me": self.me, "names": list(to_take), "lease_s": LEASE_S})
+            ours |= {row["name"]: row["epoch"] for row in await taken.fetchall()}
+        self.daemons = len(roster.daemons)
+        self.elsewhere = frozenset(name for name, holder in roster.holders.items() if holder not in (None, self.me))
+        self._ended.difference_update(ended)
+        self._note(ours, began + LEASE_S - MARGIN_S, roster.to_give(self.me))
+
+    async def _roster(self, conn: Connection) -> Roster:
+        holders = {row["name"]: row["holder"] for row in await (await conn.execute(_sql.leases)).fetchall()}
+        daemons = {row["name"]: frozenset(row["leases"]) for row in await (await conn.execute(_sql.daemons)).fetchall()}
+        return Roster(daemons=daemons, holders=holders)
+
+    def _note(self, ours: dict[str, int], valid_until: float, to_give: str | None) -> None:
+        """Make `held` what the database says."""
+        changed = False
+        for name in [name for name, lease in self.held.items() if ours.get(name) != lease.epoch]:
+            del self.held[name]
+            changed = True
+            log.info("lease is ours no more", lease=name)
+        for name, epoch in ours.items():
+            lease = self.held.get(name)
+            if lease is None:
+                self.held[name] = Lease(name=name, epoch=epoch, valid_until=valid_until)
+                changed = True
+                log.info("lease taken", lease=name, epoch=epoch)
+            else:
+                lease.valid_until = valid_until
+        for name, lease in self.held.items():
+            if not lease.leaving and (name not in self.wanted or name == to_give):
+                lease.leaving = True
+                changed = True
+        if changed:
+            self.changed()
