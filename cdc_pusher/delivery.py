@@ -119,7 +119,7 @@ class Lane:
             noted = await self._note_breaker(conn)
             if hastened := put_off if noted == CLOSED else frozenset():
                 await outbox.hasten(conn, self.name, hastened)
-            room = 0 if paused or not send else self._room(now)
+            room = 0 if paused or not send else self._room(now, unrecorded=len(self._results) - len(results))
             claims = await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s) if room > 0 else []
         del self._results[: len(results)]
         self._noted = noted
@@ -141,11 +141,11 @@ class Lane:
             self._changed()
         await outbox.promote(conn, self.name)
 
-    def _room(self, now: float) -> int:
+    def _room(self, now: float, unrecorded: int) -> int:
         """How many more messages may be claimed: none that could not be sent in time."""
         if not self._lease.is_valid():
             return 0
-        room = self._breaker.room(now, len(self._requests), most=self._window.size)
+        room = self._breaker.room(now, len(self._requests) + unrecorded, most=self._window.size)
         return min(room, self._bucket.room(now, max(IN_LINE_S, 1.0 / self._bucket.rate))) if self._bucket else room
 
     async def _note_breaker(self, conn: Connection) -> tuple[str | None, int]:
