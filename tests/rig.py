@@ -114,6 +114,14 @@ class Daemon:
         await until(lambda: '"event": "ready"' in self.said or self.exit_code is not None, "the daemon is ready")
         assert self.exit_code is None, self.said
 
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    @property
+    def name(self) -> str:
+        """As it calls itself in the database; it has to be ready."""
+        return str(next(json.loads(line)["daemon"] for line in self.said.splitlines() if '"event": "ready"' in line))
+
     async def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
@@ -163,14 +171,14 @@ class Rig:
             lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in CPOS.items())]
         self.config.write_text("\n".join(lines) + "\n")
 
-    def daemon(self) -> Daemon:
+    def daemon(self, config: Path | None = None) -> Daemon:
         """Start another daemon."""
-        daemon = Daemon(self.config, self.directory / f"daemon-{len(self._daemons)}.log")
+        daemon = Daemon(config or self.config, self.directory / f"daemon-{len(self._daemons)}.log")
         self._daemons.append(daemon)
         return daemon
 
-    async def ready_daemon(self) -> Daemon:
-        daemon = self.daemon()
+    async def ready_daemon(self, config: Path | None = None) -> Daemon:
+        daemon = self.daemon(config)
         await daemon.ready()
         return daemon
 

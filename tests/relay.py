@@ -1,0 +1,77 @@
+"""A network between a daemon and a server, which can be cut without a word: bytes stop, connections stay."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Relay:
+    """Forwards TCP connections on `port` of 127.0.0.1 to a TCP port or a Unix socket; `forwarded` counts the bytes that clients sent on."""
+
+    def __init__(self, target: int | str) -> None:
+        self.port = 0
+        self.forwarded = 0
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """From now on nothing arrives, in either direction."""
+        self._open.clear()
+
+    def mend(self) -> None:
+        """What was sent meanwhile arrives, and all that follows."""
+        self._open.set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        try:
+            if isinstance(self._target, int):
+                there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            else:
+                there, back = await asyncio.open_unix_connection(self._target)
+            self._writers.add(back)
+            with contextlib.suppress(OSError):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._pump(reader, back, counted=True), name="there")
+                    group.create_task(self._pump(there, writer, counted=False), name="back")
+        except* OSError:
+            pass
+        finally:
+            for end in (writer, back):
+                end.close()
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
+        while data := await reader.read(65536):
+            await self._open.wait()
+            self.forwarded += len(data) if counted else 0
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def close(self) -> None:
+        self.mend()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def relay(target: int | str) -> AsyncIterator[Relay]:
+    """A relay for the length of the block."""
+    made = Relay(target)
+    server = await asyncio.start_server(made.accept, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        await made.close()
+        await server.wait_closed()
