@@ -142,7 +142,7 @@ class Leases:
             if lease is None:
                 self.held[name] = Lease(name=name, epoch=epoch, valid_until=valid_until)
                 changed = True
-                log.info("lease taken", lease=name, epoch=epoch)
+                log.info("lease taken", lease=name, epoch=epoch, daemon=self.me)
             else:
                 lease.valid_until = valid_until
         for name, lease in self.held.items():

@@ -1,7 +1,6 @@
 """A network between a daemon and a server, which can be cut without a word: bytes stop, connections stay."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +14,6 @@ class Relay:
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -27,9 +25,6 @@ class Relay:
         self._open.set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         try:
             if isinstance(self._target, int):
@@ -37,16 +32,13 @@ class Relay:
             else:
                 there, back = await asyncio.open_unix_connection(self._target)
             self._writers.add(back)
-            with contextlib.suppress(OSError):
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._pump(reader, back, counted=True), name="there")
-                    group.create_task(self._pump(there, writer, counted=False), name="back")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, back, counted=True), name="there")
+                group.create_task(self._pump(there, writer, counted=False), name="back")
         except* OSError:
             pass
         finally:
-            for end in (writer, back):
-                end.close()
-            self._tasks.discard(task)
+            writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
         while data := await reader.read(65536):
@@ -56,11 +48,11 @@ class Relay:
             await writer.drain()
         writer.close()
 
-    async def close(self) -> None:
+    def close(self) -> None:
+        """End all connections."""
         self.mend()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 @asynccontextmanager
@@ -73,5 +65,5 @@ async def relay(target: int | str) -> AsyncIterator[Relay]:
         yield made
     finally:
         server.close()
-        await made.close()
+        made.close()
         await server.wait_closed()

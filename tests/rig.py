@@ -5,11 +5,12 @@ Nothing here knows what is right; it starts, stops, asks and waits. The sandboxe
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,15 @@ async def until(condition: Callable[[], Awaitable[object] | object], what: str, 
 class Daemon:
     """One `cdc-pusher run` as a process; what it says goes to a file."""
 
-    def __init__(self, config: Path, log: Path) -> None:
+    def __init__(self, config: Path, log: Path, checkout: Path | None = None, env: Mapping[str, str] | None = None) -> None:
         self.log = log
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cdc_pusher", "run", "--config", str(config)], stdin=subprocess.DEVNULL, stderr=stderr
+                [sys.executable, "-m", "cdc_pusher", "run", "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                cwd=checkout,
+                env={**os.environ, **(env or {})},
             )
 
     @property
@@ -149,6 +154,11 @@ class Rig:
         self.page_stations = 200
         self.daemon_options: Row = {}
 
+    def remove_emp(self, name: str) -> None:
+        """Take an EMP out of the configuration."""
+        del self._emps[name]
+        self._write()
+
     def add_emp(self, name: str, sandbox: Sandbox, **options: object) -> None:
         """Put an EMP into the configuration; daemons that start from now on serve it."""
         key_file = self.directory / f"{name}.key"
@@ -164,6 +174,9 @@ class Rig:
             "confirm_cpos": "automatic",
             **options,
         }
+        self._write()
+
+    def _write(self) -> None:
         lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[daemon]", f"page_stations = {self.page_stations}"]
         lines += [f"{option} = {json.dumps(value)}" for option, value in self.daemon_options.items()]
         for emp, settings in self._emps.items():
@@ -171,9 +184,9 @@ class Rig:
             lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in CPOS.items())]
         self.config.write_text("\n".join(lines) + "\n")
 
-    def daemon(self, config: Path | None = None) -> Daemon:
-        """Start another daemon."""
-        daemon = Daemon(config or self.config, self.directory / f"daemon-{len(self._daemons)}.log")
+    def daemon(self, config: Path | None = None, *, checkout: Path | None = None, env: Mapping[str, str] | None = None) -> Daemon:
+        """Start another daemon, of another checkout of the program if one is given."""
+        daemon = Daemon(config or self.config, self.directory / f"daemon-{len(self._daemons)}.log", checkout, env)
         self._daemons.append(daemon)
         return daemon
 
@@ -186,10 +199,13 @@ class Rig:
         """Run a command of ours with our configuration to its end; returns what it printed."""
         return await self.plain_command(*arguments, "--config", str(self.config), exit_code=exit_code)
 
-    async def plain_command(self, *arguments: str, exit_code: int = 0) -> str:
+    async def plain_command(self, *arguments: str, exit_code: int = 0, checkout: Path | None = None) -> str:
         """Run a command of ours to its end; returns what it printed."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cdc_pusher", *arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "cdc_pusher", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=checkout,
         )
         out, err = await process.communicate()
         assert process.returncode == exit_code, err.decode()

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from cdc_pusher import client as client_module
-from cdc_pusher.client import EmpClient
+from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.model import Answer, Failure, Payload
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
@@ -448,3 +448,11 @@ async def test_every_error_of_httpx_becomes_a_failure(kind: type[Exception], mon
     assert isinstance(answer, Failure)
     assert answer.error.startswith(kind.__name__)
     assert answer.applied or issubclass(kind, NEVER_MADE)
+
+
+async def test_what_is_too_late_when_the_connection_is_there_is_not_sent() -> None:
+    async with a_server(saying(http())) as (url, spy), EmpClient(settings(url)) as client:
+        with pytest.raises(TooLate):
+            await client.send("status", STATUS, in_time=lambda: False)
+        assert spy.requests == []
+        assert isinstance(await client.send("status", STATUS), Answer)
