@@ -45,6 +45,13 @@ def _role_name(name: str) -> str:
     return name
 
 
+def _address(address: str) -> str:
+    """HOST:PORT, with an IPv6 host in brackets; or nothing."""
+    if address and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}", address):
+        raise PydanticCustomError("address", "an address is HOST:PORT, with an IPv6 host in brackets")
+    return address
+
+
 EmpName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Sql = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 ConnectorsChanged = Literal["hold", "replace", "send"]
@@ -155,6 +162,7 @@ class EmpSettings(_Section):
     max_attempts: Annotated[int, Field(ge=1, le=100_000)] = 20
     give_up_after_s: Annotated[float, Field(gt=0, le=31_536_000)] = 86_400.0
     quiet_time_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    late_after_s: Annotated[float, Field(gt=0, le=31_536_000)] = 300.0
     ca_file: Path | None = None
     client_certificate_file: Path | None = None
     client_key_file: Path | None = None
@@ -172,6 +180,13 @@ class DaemonSettings(_Section):
     attempt_retention_days: Annotated[int, Field(ge=1)] = 30
 
 
+class MonitoringSettings(_Section):
+    """`[monitoring]`: where the daemon tells how it does; an empty `listen` turns that off. Times in seconds."""
+
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9465"
+    capture_late_after_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+
+
 class Settings(BaseSettings):
     """The whole configuration, valid."""
 
@@ -181,6 +196,7 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     emp: dict[EmpName, EmpSettings] = {}
     daemon: DaemonSettings = DaemonSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     @property
     def only(self) -> dict[str, str]:

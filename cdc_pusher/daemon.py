@@ -1,6 +1,6 @@
 """The daemon: which parts run, and what connects them.
 
-    leases    which of the following are ours, among all daemons on the database
+    lease     which of the following are ours, among all daemons on the database
     capture   change log → outbox (`intake`)                          under the lease `capture`
     lane X    outbox → EMP X (`delivery`)                             under the lease `lane X`
     pulse     looks once a second for what no wake-up told of ──wake──▶ capture and lanes
@@ -25,15 +25,17 @@ import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from cdc_pusher import enqueue, start, systemd
+from cdc_pusher import enqueue, metrics, start, systemd
 from cdc_pusher.client import EmpClient
 from cdc_pusher.config import EmpSettings, Settings
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.delivery import Lane
 from cdc_pusher.errors import CdcPusherError
+from cdc_pusher.gauges import Gauges
 from cdc_pusher.intake import Intake
 from cdc_pusher.lease import Leases, daemon_name
 from cdc_pusher.listen import Listener
+from cdc_pusher.monitor import Monitor
 from cdc_pusher.part import Part, wait
 from cdc_pusher.roster import CAPTURE, lane
 from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
@@ -44,6 +46,7 @@ ARRANGE_S = 0.25  # how often to look whether leases have run out
 STOP_GRACE_S = 4.0  # for requests in flight when the process ends; what is cut off counts as possibly applied
 STOP_S = 8.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
 SWEEP_CHECK_S = 30.0  # how often to look whose sweep is due
+GAUGES_S = 15.0
 HANGS_S = 90.0  # longer than any statement of ours may take
 
 Work = Callable[[Connection, Part], Awaitable[None]]
@@ -69,6 +72,8 @@ class Daemon:
         self._parts: dict[str, Part] = {}
         self._leases = Leases(self._me, frozenset(), self._changed.set)
         self._listener = Listener(settings.database.dsn, self._me, self._heard)
+        self._gauges = Gauges()
+        self._monitor = Monitor(lambda: self._settings, self._gauges, self._hanging)
         self._intake: Intake | None = None
         self._is_stopping = False
         self._is_ready = False
@@ -89,6 +94,7 @@ class Daemon:
                 self._leases.want(self._our_leases())
                 while not (self._is_stopping and not self._parts):
                     self._leases.expire()
+                    self._leases.listens = self._listener.hears
                     self._arrange(group)
                     self._tell()
                     if await wait(self._changed, ARRANGE_S):
@@ -108,9 +114,11 @@ class Daemon:
 
     def _wanted(self) -> dict[str, Part]:
         """The parts that should run now, as yet unbegun."""
-        parts = [self._part("leases", self._leases.keep)]  # ends by itself when all is given back
+        parts = [self._part("lease", self._leases.keep)]  # ends by itself when all is given back
         if not self._is_stopping:
             parts += [self._part("pulse", self._pulse), self._part("listen", self._listener.run, dsn=self._settings.database.listen_dsn)]
+            if address := self._settings.monitoring.listen:
+                parts.append(Part("monitor", self._monitor.run, key=address))
         held = {name: lease for name, lease in self._leases.held.items() if not lease.leaving}
         if CAPTURE in held:
             parts.append(Part(CAPTURE, self._capture, key=(held[CAPTURE], self._settings), dsn=self._settings.database.dsn))
@@ -205,6 +213,10 @@ class Daemon:
         reads = self._intake is None or self._intake.is_reading
         return reads and all(name in here or name in self._leases.elsewhere for name in self._our_leases())
 
+    def _hanging(self) -> list[str]:
+        now = time.monotonic()
+        return sorted(name for name, part in self._parts.items() if now - part.moved_at > HANGS_S)
+
     def _tell(self) -> None:
         """Tell systemd that we are ready, and that we move: every part has to have moved lately, of itself."""
         now = time.monotonic()
@@ -214,7 +226,7 @@ class Daemon:
             systemd.notify("READY=1")
         if self._watchdog_s is None or now < self._fed_at + self._watchdog_s / 4:
             return
-        if hanging := sorted(name for name, part in self._parts.items() if now - part.moved_at > HANGS_S):
+        if hanging := self._hanging():
             log.critical("a part does not move any more, so the watchdog is not fed", parts=hanging)
         else:
             systemd.notify("WATCHDOG=1")
@@ -229,7 +241,7 @@ class Daemon:
         systemd.notify("STOPPING=1")
         self._is_stopping = True
         self._leases.leave()
-        if (leases := self._parts.get("leases")) is not None:
+        if (leases := self._parts.get("lease")) is not None:
             leases.stop.set()  # it goes on until all is given back, but not on a new connection
         asyncio.get_running_loop().call_later(STOP_S, self._cut_off)
         self._changed.set()
@@ -252,7 +264,9 @@ class Daemon:
                 self._settings = await start.reloaded(self._settings, self._path)
             except CdcPusherError as error:
                 log.error("the new configuration is refused, the former one stays", error=str(error))
+                metrics.reload_successful.set(0)
             else:
+                metrics.reload_successful.set(1)
                 log.info("the new configuration is in use", emps=sorted(self._settings.emp))
         self._leases.want(self._our_leases())
         self._changed.set()
@@ -265,6 +279,7 @@ class Daemon:
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
         scheduler.add_job(self._maintain_attempts, "interval", hours=1, next_run_time=datetime.now(UTC))
         scheduler.add_job(self._sweep, "interval", seconds=min(self._settings.daemon.sweep_interval_s / 4, SWEEP_CHECK_S))
+        scheduler.add_job(self._refresh_gauges, "interval", seconds=GAUGES_S, next_run_time=datetime.now(UTC))
         scheduler.add_listener(_note_failed_job, EVENT_JOB_ERROR)
         return scheduler
 
@@ -281,10 +296,21 @@ class Daemon:
             log.info("a sweep begins", emps=begun)
             self._wake_intake()
 
+    async def _refresh_gauges(self) -> None:
+        metrics.daemons.set(self._leases.daemons)
+        if not self._gauges.is_due():
+            return
+        async with await connect(self._settings.database.dsn, "gauges") as conn:
+            found = await self._gauges.refresh(conn, self._settings)
+        oldest_s = max(found.oldest_s.values(), default=0.0)
+        does = ", ".join(sorted(self._leases.held)) or "nothing, a spare one"
+        systemd.notify(f"STATUS={does}; {found.undelivered} undelivered, the oldest change on its way is {oldest_s:.0f} s old")
+
     async def _maintain_attempts(self) -> None:
         async with await connect(self._settings.database.dsn, "maintenance") as conn:
             await enqueue.maintain_attempts(conn, self._settings.daemon.attempt_retention_days)
 
 
 def _note_failed_job(event: JobExecutionEvent) -> None:
+    metrics.job_failures.labels(event.job_id).inc()
     log.error("a scheduled job failed", job=event.job_id, error=one_line(event.exception))

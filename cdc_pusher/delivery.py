@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from cdc_pusher import outbox, policy
+from cdc_pusher import metrics, outbox, policy
 from cdc_pusher.breaker import Breaker
 from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.config import EmpSettings
@@ -262,7 +262,12 @@ class Lane:
         return max(backoff, verdict.after_s or 0.0)
 
     def _note(self, counted: Sequence[Result]) -> None:
-        """Tell of what people should know: refusals, one by one."""
+        """Count, and tell of what people should know: refusals, one by one."""
         for result in counted:
+            claim = result.claim
+            metrics.requests.labels(self.name, claim.kind, result.outcome).inc()
+            metrics.request_duration.labels(self.name).observe(result.duration_ms / 1000.0)
+            if result.outcome == "accepted":
+                metrics.delivery_lag.labels(self.name, claim.kind).observe(result.lag_s)
             if result.outcome == "rejected":
-                log.error("message rejected", emp=self.name, kind=result.claim.kind, key=result.claim.key, reason=result.reason)
+                log.error("message rejected", emp=self.name, kind=claim.kind, key=claim.key, reason=result.reason)

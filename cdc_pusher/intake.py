@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 
 import structlog
 
-from cdc_pusher import capture, enqueue, triggers
+from cdc_pusher import capture, enqueue, metrics, triggers
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import LeaseLost, MappingError
@@ -72,7 +72,11 @@ class Intake:
         while not part.stop.is_set():
             batches += 1
             part.moves()
+            began = time.monotonic()
             captured = await capture.batch(conn, source, self._receivers, limit, self._lease.epoch)
+            if captured.changes:
+                metrics.captured.inc(captured.changes)
+                metrics.capture_duration.observe(time.monotonic() - began)
             if captured.healed:
                 await self._tell_what_was_healed(conn, captured.healed)
             if elsewhere := sorted(self._wake_lanes(captured.emps)):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cdc_pusher import __version__
+from cdc_pusher import __version__, metrics
 from cdc_pusher.database import Connection
 from cdc_pusher.part import Part, wait
 from cdc_pusher.roster import Roster
@@ -65,6 +65,7 @@ class Leases:
     changed: Callable[[], None]
     held: dict[str, Lease] = field(default_factory=dict)
     daemons: int = 0
+    listens: bool = False  # for people to see
     elsewhere: frozenset[str] = frozenset()  # those that other living daemons have
     _ended: set[str] = field(default_factory=set)
     _poke: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,6 +92,7 @@ class Leases:
             for name in lost:
                 del self.held[name]
             log.error("leases are lost: the database was out of reach for too long", leases=lost)
+            self._show()
             self.changed()
 
     @property
@@ -114,7 +116,8 @@ class Leases:
         ended = sorted(self._ended)
         if ended:
             await conn.execute(_sql.give_back, {"me": self.me, "names": ended})
-        renewed = await conn.execute(_sql.beat, {"me": self.me, "version": __version__, "leases": names, "lease_s": LEASE_S})
+        spoken = {"me": self.me, "version": __version__, "leases": names, "listens": self.listens, "lease_s": LEASE_S}
+        renewed = await conn.execute(_sql.beat, spoken)
         ours = {row["name"]: row["epoch"] for row in await renewed.fetchall()}
         roster = await self._roster(conn)
         if to_take := roster.to_take(self.me):
@@ -142,6 +145,7 @@ class Leases:
             if lease is None:
                 self.held[name] = Lease(name=name, epoch=epoch, valid_until=valid_until)
                 changed = True
+                metrics.lease_taken.labels(name).inc()
                 log.info("lease taken", lease=name, epoch=epoch, daemon=self.me)
             else:
                 lease.valid_until = valid_until
@@ -150,4 +154,9 @@ class Leases:
                 lease.leaving = True
                 changed = True
         if changed:
+            self._show()
             self.changed()
+
+    def _show(self) -> None:
+        for name in self.wanted | self.held.keys():
+            metrics.lease_held.labels(name).set(name in self.held)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import structlog
 from psycopg import sql
 
+from cdc_pusher import metrics
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.part import Part
 from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
@@ -54,6 +55,7 @@ class Listener:
                 part.moves()
         finally:
             self.hears = False
+            metrics.listening.set(0)
 
     @property
     def _own(self) -> str:
@@ -72,6 +74,7 @@ class Listener:
                         self.hears = True
                         break
         self._tested_at = time.monotonic()
+        metrics.listening.set(self.hears)
         if self.hears is not self._said:
             self._said = self.hears
             if self.hears:

@@ -7,7 +7,7 @@ somebody else is changing. `capture` is locked before `emp`; nothing is locked t
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -221,6 +221,7 @@ class Result:
     http_status: int | None = None
     result_code: int | None = None
     error: str | None = None
+    lag_s: float = 0.0  # from the change to the record of its answer
 
     @property
     def row(self) -> dict[str, Any]:
@@ -304,7 +305,7 @@ async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet
     if answered:
         answers = _json([r.row for r in answered.values()])
         for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers, "quiet_s": quiet_s})).fetchall():
-            result = answered[row["kind"], row["key"]]
+            result = replace(answered[row["kind"], row["key"]], lag_s=row["lag_s"])
             counted.append(result)
             if row["superseded"] or _changes_the_question(result):
                 look_again.add(row["station_id"])

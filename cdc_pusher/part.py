@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import structlog
 
-from cdc_pusher import policy
+from cdc_pusher import metrics, policy
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.errors import CdcPusherError, DatabaseUnavailable
 
@@ -111,11 +111,17 @@ class Part:
                 if time.monotonic() - connected_at > RECONNECT_CAP_S:
                     failures, connected_at = 0, math.inf  # it has worked meanwhile
                 pause = policy.backoff_s(failures, base_s=RECONNECT_BASE_S, cap_s=RECONNECT_CAP_S, chance=random.uniform(0.5, 1.0))
+                metrics.connections_lost.labels(self.name.partition(" ")[0]).inc()
                 log.warning("database connection lost", part=self.name, error=one_line(error), retry_in_s=round(pause, 2))
                 failures += 1
                 await self.pause(pause)
             finally:
                 self.is_working = False
+
+    async def rest(self) -> None:
+        """Do nothing until asked to end."""
+        while not await wait(self.stop):
+            self.moves()
 
     async def pause(self, seconds: float) -> None:
         """Let time pass, unless asked to end."""

@@ -17,9 +17,37 @@ async def _rows(conn: Connection, query: bytes, **parameters: object) -> list[Ro
 
 
 async def status(conn: Connection, emp: str | None = None) -> Row:
-    """`emps`: progress, counts and lag (`lag_s` in seconds) for each; `changes`: what waits to be captured; `problems` by reason."""
-    emps = [row for row in await _rows(conn, _sql.progress) if emp in (None, row["emp"])]
-    return {"emps": emps, "changes": (await _rows(conn, _sql.change_log))[0], "problems": await _rows(conn, _sql.reasons, emp=emp)}
+    """`emps`: progress, counts and lag (`lag_s` in seconds) for each; `changes`: what waits to be captured; `problems` by reason.
+
+    `daemons`: those that live, and what each does; `unheld`: what nobody does.
+    """
+    return {
+        "emps": [row for row in await _rows(conn, _sql.progress) if emp in (None, row["emp"])],
+        "changes": (await _rows(conn, _sql.change_log))[0],
+        "problems": await _rows(conn, _sql.reasons, emp=emp),
+        "daemons": await _rows(conn, _sql.daemons),
+        "unheld": [row["name"] for row in await _rows(conn, _sql.unheld)],
+    }
+
+
+async def backlog(conn: Connection) -> list[Row]:
+    """`messages` that are not delivered, by EMP, state and cause."""
+    return await _rows(conn, _sql.backlog)
+
+
+async def served(conn: Connection) -> list[Row]:
+    """How each EMP does that a daemon serves."""
+    return await _rows(conn, _sql.served)
+
+
+async def log_depth(conn: Connection) -> Row:
+    """`changes` that wait to be captured (counted up to 10,000), `age_s` of the oldest, and how many were ever `missed`."""
+    return (await _rows(conn, _sql.log_depth))[0]
+
+
+async def stations(conn: Connection) -> list[Row]:
+    """How many stations the outbox has, by EMP."""
+    return await _rows(conn, _sql.stations)
 
 
 async def entries(conn: Connection, *, emp: str | None, states: Sequence[str] | None, limit: int) -> list[Row]:

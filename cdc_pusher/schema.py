@@ -324,6 +324,7 @@ daemon = Table(
         nullable=False,
         comment="The leases that it may take: what its configuration names; none when it is about to stop",
     ),
+    Column("listens", Boolean, nullable=False, server_default=text("false"), comment="Whether it hears NOTIFY; if not, it polls"),
     _timestamp("started_at", "When it started", nullable=False, default="now()"),
     _timestamp("expires_at", "From when on it counts as dead, unless it speaks up again", nullable=False),
     PrimaryKeyConstraint("name"),

@@ -69,6 +69,19 @@ def status(found: Row, console: Console) -> None:
     for row in found["emps"]:
         if row["breaker_reason"] and not row["paused_at"]:
             console.print(Text(f"! {row['emp']} {text(_state(row))}; tried again at {text(row['breaker_probe_at'])}", style="bold"))
+    console.print()
+    if found["daemons"]:
+        daemons = [
+            {
+                **row,
+                "does": ", ".join(row["leases"]) or "nothing: a spare one",
+                "hears": "NOTIFY" if row["listens"] else "nothing: it polls",
+            }
+            for row in found["daemons"]
+        ]
+        console.print(table(daemons, ("daemon", "version", "started_at", "hears", "does"), "Daemons"))
+    if found["unheld"]:
+        console.print(Text(f"! no daemon does this: {', '.join(found['unheld'])}; cdc-pusher run does", style="bold"))
     for drift in found["triggers"]:
         console.print(Text(f"! {text(drift)}: changes wait for the sweep; run cdc-pusher migrate", style="bold"))
     if found["problems"]:

@@ -152,6 +152,7 @@ class Rig:
         self._emps: dict[str, Row] = {}
         self._daemons: list[Daemon] = []
         self.page_stations = 200
+        self.monitoring = ""
         self.daemon_options: Row = {}
 
     def remove_emp(self, name: str) -> None:
@@ -177,7 +178,8 @@ class Rig:
         self._write()
 
     def _write(self) -> None:
-        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[daemon]", f"page_stations = {self.page_stations}"]
+        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[monitoring]", f"listen = {json.dumps(self.monitoring)}"]
+        lines += ["[daemon]", f"page_stations = {self.page_stations}"]
         lines += [f"{option} = {json.dumps(value)}" for option, value in self.daemon_options.items()]
         for emp, settings in self._emps.items():
             lines += [f"[emp.{emp}]", *(f"{field} = {json.dumps(value)}" for field, value in settings.items())]

@@ -1,5 +1,6 @@
 """Many daemons on one database: each lane is served by one, and what a dead, hung or lost one did is taken over in time."""
 
+import asyncio
 import itertools
 import json
 import signal
@@ -153,6 +154,42 @@ async def test_a_daemon_that_wakes_up_sends_nothing_of_what_it_had_claimed(rigge
         await rigged.quiet()
         assert first.sent == sent
         assert overlaps(emps) == 0
+
+
+async def test_a_daemon_that_cannot_renew_sends_nothing_that_waits_for_its_turn(rigged: Rig, emps: Emps) -> None:
+    for name, sandbox in emps.items():
+        rigged.add_emp(name, sandbox, max_requests_per_second=0.15, burst=20)
+    await rigged.build("s1", "s2", "s3")
+    async with machines(rigged, emps, 2) as (first, second):
+        name = min(name.removeprefix("lane ") for name in await held_by(rigged, first.daemon) if name != "capture")
+        await until(lambda: one_waits_in_line(rigged, emps[name], name), "all that may be sent at once is sent")
+        first.database.cut()
+        sent = first.sent
+        await until(lambda: "leases are lost" in first.daemon.said, "it has noticed")
+        await until(lambda: holds(rigged, second.daemon, f"lane {name}"), "the other one has it")
+        await asyncio.sleep(3.0)  # its turn has come meanwhile
+        assert first.sent == sent
+        first.database.mend()
+
+
+async def one_waits_in_line(rigged: Rig, sandbox: Sandbox, emp: str) -> bool:
+    """Change statuses until a claim is not answered at once. A lease is lost after 4.5 s, and a turn comes every 6.7 s."""
+    await rigged.sql("UPDATE connector SET status = CASE status WHEN 'Available' THEN 'Occupied' ELSE 'Available' END")
+    before, asked = sandbox.stats()["requests"], 0
+    while sandbox.stats()["requests"] < before + 3:
+        asked, is_claimed = sandbox.stats()["requests"], await in_flight(rigged, emp)
+        await asyncio.sleep(0.3)  # what is sent at once is answered by then
+        if is_claimed and sandbox.stats()["requests"] == asked and await in_flight(rigged, emp):
+            return True
+    return False
+
+
+async def in_flight(rigged: Rig, emp: str) -> bool:
+    return bool(await rigged.value("SELECT count(*) FROM cdc_pusher.outbox WHERE emp = %(emp)s AND state = 'in_flight'", emp=emp))
+
+
+async def holds(rigged: Rig, daemon: Daemon, name: str) -> bool:
+    return name in await held_by(rigged, daemon)
 
 
 async def test_leases_are_given_back_at_the_end_and_taken_at_once(rigged: Rig, emps: Emps) -> None:

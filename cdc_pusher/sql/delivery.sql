@@ -242,7 +242,7 @@ WHERE o.emp = was.emp
   AND o.state = 'in_flight'
   AND o.sending_gen = a.sending_gen
   AND o.lease_until = a.lease_until
-RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome
+RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome, extract(epoch FROM clock_timestamp() - was.changed_at)::double precision AS lag_s
 
 -- name: settle_evses
 -- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not.

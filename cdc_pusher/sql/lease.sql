@@ -1,10 +1,11 @@
 -- name: beat
 -- Say that we live and which leases we could have; keep those that we have.
 WITH spoken AS (
-    INSERT INTO cdc_pusher.daemon AS d (name, version, leases, expires_at)
-    VALUES (%(me)s, %(version)s, %(leases)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
+    INSERT INTO cdc_pusher.daemon AS d (name, version, leases, listens, expires_at)
+    VALUES (%(me)s, %(version)s, %(leases)s, %(listens)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
     ON CONFLICT (name) DO UPDATE
     SET leases = excluded.leases,
+        listens = excluded.listens,
         expires_at = excluded.expires_at
 ), wanted AS (
     INSERT INTO cdc_pusher.lease (name)

@@ -86,3 +86,82 @@ FROM cdc_pusher.emp_progress AS p
 JOIN cdc_pusher.emp AS e
     ON e.name = p.emp
 ORDER BY p.emp
+
+-- name: backlog
+-- Messages that are not delivered, by EMP, state and cause (of a set that does not grow), with the oldest change among those on their way.
+SELECT emp, state, cause, count(*) AS messages, min(changed_at) FILTER (WHERE state IN ('pending', 'in_flight')) AS oldest_change_at
+FROM (
+    SELECT
+        emp,
+        state,
+        changed_at,
+        CASE state
+            WHEN 'in_flight' THEN 'sending'
+            WHEN 'rejected' THEN 'refused'
+            WHEN 'held' THEN CASE
+                WHEN reason LIKE 'cpo%%' THEN 'cpo'
+                WHEN reason LIKE 'connectors: %%the EMP does not allow%%' THEN 'connectors'
+                WHEN reason LIKE 'evse_id: %%stands in more than one station%%' THEN 'evse'
+                WHEN reason LIKE 'only:%%' OR reason LIKE 'the mapping fails%%' THEN 'mapping'
+                ELSE 'invalid'
+            END
+            ELSE CASE
+                WHEN next_attempt_at IS NULL THEN CASE WHEN kind = 'status' AND reason IS NOT NULL THEN 'station' ELSE 'capture' END
+                WHEN reason LIKE 'waits until the EMP has let go%%' THEN 'evse'
+                WHEN reason LIKE 'sent once more%%' THEN 'late'
+                WHEN attempts > 0 OR next_attempt_at > now() THEN 'backoff'
+                ELSE 'due'
+            END
+        END AS cause
+    FROM cdc_pusher.outbox
+    WHERE state <> 'delivered'
+) AS o
+GROUP BY emp, state, cause
+
+-- name: served
+-- The EMPs that the configuration of the daemons has, as they are.
+SELECT
+    name AS emp,
+    full_load_completed_at IS NOT NULL AS is_loaded,
+    paused_at IS NOT NULL AS is_paused,
+    breaker_reason IS NOT NULL AS is_failing,
+    CASE WHEN walk IS NOT NULL THEN walk_stations ELSE 0 END AS walk_stations,
+    coalesce(sweep_completed_at, full_load_completed_at) AS sweep_completed_at,
+    healed
+FROM cdc_pusher.emp
+WHERE mapping IS NOT NULL
+
+-- name: log_depth
+-- Changes that wait to be captured, as far as counting is worth the while, their age in seconds, and how many the triggers have missed.
+SELECT
+    count(*) AS changes,
+    coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::double precision AS age_s,
+    (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM cdc_pusher.missed) AS missed
+FROM (SELECT changed_at FROM cdc_pusher.change LIMIT 10000) AS c
+
+-- name: stations
+-- Stations in the outbox, by EMP.
+SELECT emp, count(*) AS stations
+FROM cdc_pusher.outbox
+WHERE kind = 'station'
+GROUP BY emp
+
+-- name: daemons
+-- The daemons that live, and what each does.
+SELECT
+    d.name AS daemon,
+    d.version,
+    d.started_at,
+    d.listens,
+    ARRAY(SELECT l.name FROM cdc_pusher.lease AS l WHERE l.holder = d.name AND l.expires_at > clock_timestamp() ORDER BY l.name) AS leases
+FROM cdc_pusher.daemon AS d
+WHERE d.expires_at > clock_timestamp()
+ORDER BY d.name
+
+-- name: unheld
+-- What no daemon does although one that lives could, or none lives.
+SELECT l.name
+FROM cdc_pusher.lease AS l
+WHERE (l.holder IS NULL OR l.expires_at <= clock_timestamp())
+  AND (l.name = 'capture' OR EXISTS (SELECT FROM cdc_pusher.emp AS e WHERE l.name = 'lane ' || e.name AND e.mapping IS NOT NULL))
+ORDER BY l.name

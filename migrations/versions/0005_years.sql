@@ -18,6 +18,7 @@ CREATE TABLE cdc_pusher.daemon (
     name TEXT NOT NULL,
     version TEXT NOT NULL,
     leases TEXT[] NOT NULL,
+    listens BOOLEAN DEFAULT false NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT daemon_pkey PRIMARY KEY (name)
@@ -26,6 +27,7 @@ COMMENT ON TABLE cdc_pusher.daemon IS 'The daemons that run on this database, on
 COMMENT ON COLUMN cdc_pusher.daemon.name IS 'Machine, process id and a number by chance';
 COMMENT ON COLUMN cdc_pusher.daemon.version IS 'The version of the program';
 COMMENT ON COLUMN cdc_pusher.daemon.leases IS 'The leases that it may take: what its configuration names; none when it is about to stop';
+COMMENT ON COLUMN cdc_pusher.daemon.listens IS 'Whether it hears NOTIFY; if not, it polls';
 COMMENT ON COLUMN cdc_pusher.daemon.started_at IS 'When it started';
 COMMENT ON COLUMN cdc_pusher.daemon.expires_at IS 'From when on it counts as dead, unless it speaks up again';
 

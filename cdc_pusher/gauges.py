@@ -1,0 +1,94 @@
+"""What the database says of us, for Prometheus and for the question whether we are ready."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cdc_pusher import metrics, report, triggers
+from cdc_pusher.config import Settings
+from cdc_pusher.database import Connection
+
+COUNT_STATIONS_EVERY_S = 300.0
+SHARE = 0.05  # of the time at most goes into looking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """As they were at `at` (seconds of the monotonic clock). Ages in seconds; `oldest_s` by EMP."""
+
+    at: float
+    trigger_faults: Sequence[str]
+    change_log_age_s: float
+    oldest_s: Mapping[str, float]
+    undelivered: int
+
+
+@dataclass(slots=True)
+class Gauges:
+    """Read the figures now and then, and set the gauges."""
+
+    figures: Figures | None = None
+    _next_at: float = float("-inf")
+    _stations_at: float = float("-inf")
+    _counted: dict[str, int] = field(default_factory=dict)
+
+    def is_due(self) -> bool:
+        """Whether it is time to look again: the longer that took, the later."""
+        return time.monotonic() >= self._next_at
+
+    async def refresh(self, conn: Connection, settings: Settings) -> Figures:
+        """Look, and set the gauges. Raises psycopg errors."""
+        began = time.monotonic()
+        faults = await triggers.verify(conn, settings.source.watch)
+        oldest, undelivered = await self._backlog(conn, settings)
+        await self._emps(conn)
+        log = await report.log_depth(conn)
+        metrics.trigger_faults.set(len(faults))
+        metrics.change_log.set(log["changes"])
+        metrics.change_log_age.set(log["age_s"])
+        metrics.missed.inc(self._more("", log["missed"]))
+        if began - self._stations_at >= COUNT_STATIONS_EVERY_S:
+            for row in await report.stations(conn):
+                metrics.stations.labels(row["emp"]).set(row["stations"])
+            self._stations_at = began
+        metrics.refreshed.set_to_current_time()
+        took_s = time.monotonic() - began
+        self._next_at = began + took_s / SHARE
+        self.figures = Figures(
+            at=time.monotonic(), trigger_faults=faults, change_log_age_s=log["age_s"], oldest_s=oldest, undelivered=undelivered
+        )
+        return self.figures
+
+    async def _backlog(self, conn: Connection, settings: Settings) -> tuple[dict[str, float], int]:
+        now, rows = datetime.now(UTC), await report.backlog(conn)
+        metrics.undelivered.clear()
+        oldest = dict.fromkeys(settings.emp, 0.0)
+        for row in rows:
+            metrics.undelivered.labels(row["emp"], row["state"], row["cause"]).set(row["messages"])
+            if row["oldest_change_at"] is not None and row["emp"] in oldest:
+                oldest[row["emp"]] = max(oldest[row["emp"]], (now - row["oldest_change_at"]).total_seconds())
+        metrics.oldest_age.clear()
+        metrics.late_after.clear()
+        for emp, age_s in oldest.items():
+            metrics.oldest_age.labels(emp).set(age_s)
+            metrics.late_after.labels(emp).set(settings.emp[emp].late_after_s)
+        return oldest, sum(row["messages"] for row in rows)
+
+    async def _emps(self, conn: Connection) -> None:
+        for gauge in (metrics.breaker_open, metrics.paused, metrics.full_load_completed, metrics.walk_stations, metrics.sweep_completed):
+            gauge.clear()
+        for row in await report.served(conn):
+            emp = row["emp"]
+            metrics.breaker_open.labels(emp).set(row["is_failing"])
+            metrics.paused.labels(emp).set(row["is_paused"])
+            metrics.full_load_completed.labels(emp).set(row["is_loaded"])
+            metrics.walk_stations.labels(emp).set(row["walk_stations"])
+            if row["sweep_completed_at"] is not None:
+                metrics.sweep_completed.labels(emp).set(row["sweep_completed_at"].timestamp())
+            metrics.healed.labels(emp).inc(self._more(emp, row["healed"]))
+
+    def _more(self, what: str, count: int) -> int:
+        """By how much a count of the database has grown since we looked last."""
+        before, self._counted[what] = self._counted.get(what, 0), count
+        return max(0, count - before)
