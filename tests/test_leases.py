@@ -164,8 +164,8 @@ async def test_a_daemon_that_cannot_renew_sends_nothing_that_waits_for_its_turn(
         name = min(name.removeprefix("lane ") for name in await held_by(rigged, first.daemon) if name != "capture")
         await until(lambda: one_waits_in_line(rigged, emps[name], name), "all that may be sent at once is sent")
         first.database.cut()
-        sent = first.sent
         await until(lambda: "leases are lost" in first.daemon.said, "it has noticed")
+        sent = first.sent
         await until(lambda: holds(rigged, second.daemon, f"lane {name}"), "the other one has it")
         await asyncio.sleep(3.0)  # its turn has come meanwhile
         assert first.sent == sent
