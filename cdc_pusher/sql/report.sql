@@ -88,8 +88,14 @@ JOIN cdc_pusher.emp AS e
 ORDER BY p.emp
 
 -- name: backlog
--- Messages that are not delivered, by EMP, state and cause (of a set that does not grow), with the oldest change among those on their way.
-SELECT emp, state, cause, count(*) AS messages, min(changed_at) FILTER (WHERE state IN ('pending', 'in_flight')) AS oldest_change_at
+-- Messages that are not delivered, by EMP, state and cause (of a set that does not grow), with the oldest change among those on their way:
+-- neither held nor rejected, nor waiting for another message, which may be.
+SELECT
+    emp,
+    state,
+    cause,
+    count(*) AS messages,
+    min(changed_at) FILTER (WHERE state IN ('pending', 'in_flight') AND cause NOT IN ('station', 'evse')) AS oldest_change_at
 FROM (
     SELECT
         emp,
