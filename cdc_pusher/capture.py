@@ -72,7 +72,14 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
         plans = await _plans(conn, emps, occasions, stations, reading)
         await outbox.write(conn, plans)
         healed = await _healed(conn, plans)
+    _tell(plans)
     return Captured(changes=len(changes), emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
+
+
+def _tell(plans: Iterable[Plan]) -> None:
+    for one in plans:
+        for entry in (*one.insert, *one.update):
+            log.debug("captured", emp=one.emp, kind=entry.kind, key=entry.key, gen=entry.desired_gen, state=entry.state)
 
 
 async def _find_out_stations(conn: Connection, source: Source, emps: Iterable[str], changes: Iterable[Change]) -> Set[str]:

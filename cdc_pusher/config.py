@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.logs import Level
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
 _SUB_SELECT = re.compile(r"[(\s]*(?:select|with|values)\b", re.IGNORECASE)
@@ -178,6 +179,7 @@ class DaemonSettings(_Section):
     sweep_interval_s: Annotated[float, Field(gt=0, le=31_536_000)] = 900.0
     sweep_max_stations_per_s: Annotated[float, Field(ge=0.01, le=1_000_000)] = 1000.0
     attempt_retention_days: Annotated[int, Field(ge=1)] = 30
+    log_level: Level = "info"
 
 
 class MonitoringSettings(_Section):

@@ -25,7 +25,7 @@ import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from cdc_pusher import enqueue, metrics, start, systemd
+from cdc_pusher import enqueue, logs, metrics, start, systemd
 from cdc_pusher.client import EmpClient
 from cdc_pusher.config import EmpSettings, Settings
 from cdc_pusher.database import Connection, connect, one_line
@@ -266,6 +266,7 @@ class Daemon:
                 log.error("the new configuration is refused, the former one stays", error=str(error))
                 metrics.reload_successful.set(0)
             else:
+                logs.configure(self._settings.daemon.log_level)
                 metrics.reload_successful.set(1)
                 log.info("the new configuration is in use", emps=sorted(self._settings.emp))
         self._leases.want(self._our_leases())
@@ -293,7 +294,7 @@ class Daemon:
                 conn, list(self._settings.emp), interval_s=limits.sweep_interval_s, fastest=limits.sweep_max_stations_per_s
             )
         if begun:
-            log.info("a sweep begins", emps=begun)
+            log.debug("a sweep begins", emps=begun)
             self._wake_intake()
 
     async def _refresh_gauges(self) -> None:

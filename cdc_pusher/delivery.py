@@ -267,6 +267,9 @@ class Lane:
             claim = result.claim
             metrics.requests.labels(self.name, claim.kind, result.outcome).inc()
             metrics.request_duration.labels(self.name).observe(result.duration_ms / 1000.0)
+            log.debug(
+                "answered", emp=self.name, kind=claim.kind, key=claim.key, gen=claim.sending_gen, outcome=result.outcome, lag_s=result.lag_s
+            )
             if result.outcome == "accepted":
                 metrics.delivery_lag.labels(self.name, claim.kind).observe(result.lag_s)
             if result.outcome == "rejected":

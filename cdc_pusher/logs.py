@@ -1,34 +1,90 @@
-"""How the daemon logs: text on a terminal, JSON elsewhere, always to standard error; UTC; a constant message and fields."""
+"""How the daemon logs, always to standard error: text on a terminal, else JSON, with its priority where the journal listens; UTC.
+
+A constant message and fields. What repeats itself is told `OFTEN` times a minute, and then counted: the next one says how many there were.
+At the level debug every change can be followed by `emp`, `kind`, `key` and `gen`: "captured", then "answered"; `gen` is what the tables
+`outbox` and `attempt` call it, too.
+"""
 
 import logging
+import os
 import sys
+import time
+from typing import Literal
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+Level = Literal["debug", "info", "warning", "error"]
+
+OFTEN = 5
+WINDOW_S = 60.0
+PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  # syslog(3)
 
 
-def configure(*, level: int = logging.INFO) -> None:
-    """Set up structlog, and send what libraries log the same way from WARNING on."""
-    terminal = sys.stderr.isatty()
+class Repeats:
+    """Drops what repeats itself: the same message about the same EMP, part or lease; never at debug, which is for following everything."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[object, ...], tuple[float, int]] = {}
+
+    def __call__(self, _: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """A processor of structlog."""
+        if method == "debug":
+            return event
+        key = (event.get("event"), event.get("emp"), event.get("part"), event.get("lease"))
+        now = time.monotonic()
+        since, count = self._told.get(key, (now, 0))
+        if now - since >= WINDOW_S:
+            if count > OFTEN:
+                event["not_told"] = count - OFTEN
+            since, count = now, 0
+        self._told[key] = since, count + 1
+        if count >= OFTEN:
+            raise structlog.DropEvent
+        return event
+
+
+def configure(level: Level = "info") -> None:
+    """Set up structlog, and send what libraries log the same way from WARNING on. Called again, it changes the level."""
+    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, Repeats(), *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers()]
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # the daemon tells of failed jobs itself, in one line
-    logging.getLogger("cdc_pusher").setLevel(level)
+    logging.getLogger("cdc_pusher").setLevel(number)
+
+
+def _renderers() -> list[structlog.typing.Processor]:
+    if sys.stderr.isatty():
+        return [structlog.dev.ConsoleRenderer()]
+    renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+    if not _is_journal():
+        return [renderer]
+
+    def prioritised(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return f"<{PRIORITIES.get(event.get('level', ''), 6)}>{renderer(logger, method, event)!s}"
+
+    return [prioritised]
+
+
+def _is_journal() -> bool:
+    """Whether standard error leads to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    found = os.fstat(sys.stderr.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -22,7 +22,7 @@ outbox_app = typer.Typer(no_args_is_help=True, help="Look into the outbox.")
 def _daemon(config_file: ConfigFile = None) -> None:
     """The daemon: deliver until SIGTERM."""
     settings = config.load(config_file)
-    logs.configure()
+    logs.configure(settings.daemon.log_level)
     run(daemon.run(settings, config_file))
 
 
