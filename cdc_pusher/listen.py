@@ -63,16 +63,7 @@ class Listener:
 
     async def _test(self, conn: Connection) -> None:
         """See whether what is sent arrives."""
-        async with await connect(self._dsn, "listen") as other:
-            await other.execute("SELECT pg_notify(%s, '')", [self._own])
-        self.hears = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEARD_WITHIN_S):
-                async for notification in conn.notifies():
-                    self._heard(notification.channel, notification.payload)
-                    if notification.channel == self._own:
-                        self.hears = True
-                        break
+        self.hears = await arrives(conn, self._dsn, self._own, self._heard)
         self._tested_at = time.monotonic()
         metrics.listening.set(self.hears)
         if self.hears is not self._said:
@@ -81,3 +72,16 @@ class Listener:
                 log.info("NOTIFY is heard")
             else:
                 log.warning("NOTIFY is not heard, so the database is polled: is there a transaction pooler? See database.listen_dsn")
+
+
+async def arrives(conn: Connection, dsn: str, channel: str, heard: Callable[[str, str], None] = lambda *_: None) -> bool:
+    """Whether a NOTIFY that is sent through another connection (`dsn`) reaches this one, which listens; others go to `heard`."""
+    async with await connect(dsn, "listen") as other:
+        await other.execute("SELECT pg_notify(%s, '')", [channel])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HEARD_WITHIN_S):
+            async for notification in conn.notifies():
+                heard(notification.channel, notification.payload)
+                if notification.channel == channel:
+                    return True
+    return False

@@ -153,6 +153,7 @@ class Rig:
         self._daemons: list[Daemon] = []
         self.page_stations = 200
         self.monitoring = ""
+        self.database_options: Row = {}
         self.daemon_options: Row = {}
 
     def remove_emp(self, name: str) -> None:
@@ -178,7 +179,9 @@ class Rig:
         self._write()
 
     def _write(self) -> None:
-        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}", "[monitoring]", f"listen = {json.dumps(self.monitoring)}"]
+        lines = ["[database]", f"dsn = {json.dumps(self.dsn)}"]
+        lines += [f"{option} = {json.dumps(value)}" for option, value in self.database_options.items()]
+        lines += ["[monitoring]", f"listen = {json.dumps(self.monitoring)}"]
         lines += ["[daemon]", f"page_stations = {self.page_stations}"]
         lines += [f"{option} = {json.dumps(value)}" for option, value in self.daemon_options.items()]
         for emp, settings in self._emps.items():

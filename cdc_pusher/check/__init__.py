@@ -50,6 +50,7 @@ async def _database(conn: Connection, settings: Settings, *, verbose: bool, prog
     """All that needs the database, part by part. Raises when the connection has gone."""
     look = partial(_looked, conn)
     yield await look("database", server.check(conn))
+    yield await look("wake-ups", server.check_wake_ups(settings.database, settings.daemon.poll_interval_s))
     yield await look("schema", installation.check(conn, settings.source.watch))
     yield (of_mapping := await look("source", mapping.check(conn, settings.source)))
     try:

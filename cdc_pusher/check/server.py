@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from psycopg import sql
+
+from cdc_pusher import listen
 from cdc_pusher.check.finding import Finding, ok, problem, warning
-from cdc_pusher.database import Connection
+from cdc_pusher.config import DatabaseSettings
+from cdc_pusher.database import Connection, connect
 from cdc_pusher.sql import queries
 
 _sql = queries("check")
@@ -18,6 +22,17 @@ async def check(conn: Connection) -> list[Finding]:
         row = await (await conn.execute(_sql.server)).fetchone()
     assert row is not None
     return list(_judged(row, major=conn.info.server_version // 10_000, pid_of_protocol=conn.info.backend_pid))
+
+
+async def check_wake_ups(settings: DatabaseSettings, poll_interval_s: float) -> list[Finding]:
+    """See whether a NOTIFY arrives where the daemon will listen."""
+    channel = "cdc_pusher check"
+    async with await connect(settings.listen_dsn or settings.dsn, "check") as conn:
+        await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        if await listen.arrives(conn, settings.dsn, channel):
+            return [ok("wake-ups", "NOTIFY is heard")]
+    remedy = "name the server itself in database.listen_dsn"
+    return [warning("wake-ups", f"NOTIFY is not heard, so the daemon will look every {poll_interval_s:g} s (poll_interval_s); {remedy}")]
 
 
 def _judged(row: Mapping[str, Any], *, major: int, pid_of_protocol: int) -> Iterator[Finding]:
@@ -35,8 +50,8 @@ def _judged(row: Mapping[str, Any], *, major: int, pid_of_protocol: int) -> Iter
     if row["pid"] != pid_of_protocol:
         yield warning(
             "pooler",
-            "a connection pooler stands in between: NOTIFY and settings of a session may not come through it, so polling has to serve;"
-            " name the server itself in database.dsn",
+            "a connection pooler stands in between: settings are made for each transaction, which costs time;"
+            " better name the server itself in database.dsn",
         )
     if row["superuser"] or row["sees_all_rows"]:
         what = "a superuser" if row["superuser"] else "allowed to pass by row-level security"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import IsolationLevel
 from psycopg.types.json import Jsonb
 
 from cdc_pusher.database import Connection
@@ -23,12 +24,15 @@ Holding = dict[str, dict[str, Any]]
 async def expected(conn: Connection, cpos: Mapping[str, str]) -> Holding:
     """What an EMP should hold now; `cpos` as in the configuration."""
     held: Holding = {}
-    async with conn.transaction():
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        async for row in await conn.execute(_sql.expected_stations, {"cpos": Jsonb(dict(cpos))}):
-            held[row["id"]] = {"station": row["station"], "statuses": {}}
-        async for row in await conn.execute(_sql.expected_statuses):
-            held[row["station_id"]]["statuses"][row["evse_id"]] = row["status"]
+    await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    try:
+        async with conn.transaction():
+            async for row in await conn.execute(_sql.expected_stations, {"cpos": Jsonb(dict(cpos))}):
+                held[row["id"]] = {"station": row["station"], "statuses": {}}
+            async for row in await conn.execute(_sql.expected_statuses):
+                held[row["station_id"]]["statuses"][row["evse_id"]] = row["status"]
+    finally:
+        await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
     return held
 
 

@@ -118,6 +118,7 @@ def configure(directory: Path, *, dsn: str, url: str, key: str, cpos: Mapping[st
     settings = {"url": url, "partner_identifier": "sandbox-partner-0001", "api_key_file": str(key_file), "confirm_cpos": "automatic"}
     numbers = {"concurrency": CONCURRENCY, "request_timeout_s": REQUEST_TIMEOUT_S, "retry_cap_s": RETRY_CAP_S, "quiet_time_s": QUIET_TIME_S}
     lines = ["[database]", *_toml({"dsn": dsn}), "", f"[emp.{EMP}]", *_toml({**settings, **numbers}), "", f"[emp.{EMP}.cpos]", *_toml(cpos)]
+    lines += ["", "[monitoring]", *_toml({"listen": ""})]  # whatever else runs on this machine
     config.write_text("\n".join([*lines, ""]))
     return config
 
