@@ -99,6 +99,13 @@ def _setting(limits: Mapping[str, str], *, local: bool) -> bytes:
     return f"{first}; SELECT {others}".encode()
 
 
+async def require_writable(conn: Connection) -> None:
+    """Raise psycopg.errors.ReadOnlySqlTransaction if the server takes no writes any more: the primary is elsewhere."""
+    row = await (await conn.execute("SELECT current_setting('transaction_read_only') AS it")).fetchone()
+    if row is None or row["it"] == "on":
+        raise psycopg.errors.ReadOnlySqlTransaction("the server takes no writes any more")
+
+
 @asynccontextmanager
 async def kept_alive(conn: Connection) -> AsyncIterator[None]:
     """While we wait for another connection within a transaction: a word a second, so that the server ends only one that hangs."""

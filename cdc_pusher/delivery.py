@@ -39,6 +39,27 @@ MOST_REMEMBERED = 10_000  # messages
 CLOSED = (None, 0)  # the breaker: no reason, no trips
 
 
+class Remembered:
+    """The last that the EMP was told, of each message; `since` when all of it is remembered."""
+
+    def __init__(self) -> None:
+        self.since = datetime.now(UTC)
+        self._last: dict[tuple[Kind, str], outbox.Told] = {}
+
+    def note(self, told: outbox.Told) -> None:
+        """Remember it, and forget the oldest if that is too much."""
+        message = told.kind, told.key
+        self._last.pop(message, None)
+        self._last[message] = told
+        if len(self._last) > MOST_REMEMBERED:
+            del self._last[next(iter(self._last))]
+            self.since = datetime.now(UTC)
+
+    def all(self) -> list[outbox.Told]:
+        """What is remembered."""
+        return list(self._last.values())
+
+
 class Lane:
     """The sending side of one EMP. `changed` is called when a message has to be captured again; `wake` wakes the lane."""
 
@@ -69,7 +90,9 @@ class Lane:
         self._taken = 0  # messages that the EMP settled
         self._taken_before: dict[tuple[Kind, str], int] = {}  # the same when a message failed last
         self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S + (1.0 / rate if rate else 0.0)
-        self._requests: set[asyncio.Task[None]] = set()
+        self._requests: dict[asyncio.Task[None], Claim] = {}
+        self._orphans: set[asyncio.Task[None]] = set()  # requests whose claims the database has lost
+        self._told = Remembered()
         self._results: list[Result] = []
         self._checked_at = float("-inf")
 
@@ -104,8 +127,36 @@ class Lane:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
         self._checked_at = float("-inf")
         self._wake.set()
+        await self._make_good(conn)
         if self._results:
             await self._keep_books(conn, send=False)
+
+    async def _make_good(self, conn: Connection) -> None:
+        """On another server than before, the last records may be missing: what is remembered of them is doubtful, or else everything is sent."""
+        async with conn.transaction():
+            await outbox.lock_emp(conn, self.name)
+            found = await outbox.memory(conn, self.name)
+            await outbox.lock_emp(conn, self.name, self._lease.epoch)
+            if found is None or found.recorded_on == found.timeline:
+                return
+            if found.recorded_on is not None:
+                under_way = [outbox.told(claim, late=True) for claim in self._requests.values()]
+                answered = [outbox.told(result.claim, late=result.late) for result in self._results]
+                if await self._remembers(conn, found):
+                    stations = await outbox.doubt(conn, self.name, [*self._told.all(), *answered, *under_way])
+                    log.warning("the database has failed over: what it may have lost is sent again", emp=self.name, stations=stations)
+                else:
+                    await outbox.order_walk(conn, [self.name], "everything")
+                    log.warning("the database is another one than before: everything is sent again", emp=self.name)
+                self._orphans |= self._requests.keys()
+            await outbox.note_timeline(conn, self.name, found.timeline)
+
+    async def _remembers(self, conn: Connection, found: outbox.Memory) -> bool:
+        """Whether we know all that the EMP was told since the records end."""
+        if found.lane_epoch != self._lease.epoch:
+            return False
+        last = await outbox.last_delivery(conn, self.name)
+        return last is None or self._told.since < last
 
     async def _keep_books(self, conn: Connection, *, send: bool) -> None:
         results, put_off = list(self._results), frozenset(self._put_off)
@@ -120,7 +171,7 @@ class Lane:
             if hastened := put_off if noted == CLOSED else frozenset():
                 await outbox.hasten(conn, self.name, hastened)
             room = 0 if paused or not send else self._room(now, unrecorded=len(self._results) - len(results))
-            claims = await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s) if room > 0 else []
+            claims = await self._claim(conn, room) if room > 0 else []
         del self._results[: len(results)]
         self._noted = noted
         self._put_off -= hastened
@@ -128,10 +179,15 @@ class Lane:
         if recorded.superseded:
             self._changed()
         for claim in claims:
-            self._requests.add(asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}"))
+            self._requests[asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}")] = claim
 
     async def _record(self, conn: Connection, results: Sequence[Result]) -> outbox.Recorded:
         return await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s, daemon=self._daemon)
+
+    async def _claim(self, conn: Connection, room: int) -> list[Claim]:
+        """Claim messages, but none beside a request of ours whose claim the database has lost."""
+        not_yet = [claim.key for task, claim in self._requests.items() if task in self._orphans]
+        return await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s, not_yet=not_yet)
 
     async def _check(self, conn: Connection, now: float) -> None:
         """Now and then: claims whose daemon has died, and messages that wait for too long."""
@@ -186,7 +242,8 @@ class Lane:
     def _hand_in(self, result: Result) -> None:
         self._results.append(result)
         if (task := asyncio.current_task()) is not None:
-            self._requests.discard(task)
+            self._requests.pop(task, None)
+            self._orphans.discard(task)
         self._wake.set()
 
     def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, began: float) -> Result:
@@ -270,6 +327,8 @@ class Lane:
             log.debug(
                 "answered", emp=self.name, kind=claim.kind, key=claim.key, gen=claim.sending_gen, outcome=result.outcome, lag_s=result.lag_s
             )
+            if result.outcome == "accepted" or result.uncertain:
+                self._told.note(outbox.told(claim, late=result.late))
             if result.outcome == "accepted":
                 metrics.delivery_lag.labels(self.name, claim.kind).observe(result.lag_s)
             if result.outcome == "rejected":

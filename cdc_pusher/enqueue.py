@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
+
 from cdc_pusher import outbox
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
@@ -120,6 +122,7 @@ async def answer_for_missed(conn: Connection) -> int | None:
 class Outstanding:
     """What there is to do; `due` names the EMPs with due messages or expired claims."""
 
+    read_only: bool
     changes: bool
     walks: bool
     missed: bool
@@ -127,10 +130,13 @@ class Outstanding:
 
 
 async def pulse(conn: Connection, emps: Sequence[str]) -> Outstanding:
-    """Look at everything that can be outstanding, with one query."""
+    """Look at everything that can be outstanding, with one query. Raises psycopg.errors.ReadOnlySqlTransaction: the primary is elsewhere."""
     row = await (await conn.execute(_sql.pulse, {"emps": list(emps)})).fetchone()
     assert row is not None
-    return Outstanding(**row)
+    found = Outstanding(**row)
+    if found.read_only:
+        raise psycopg.errors.ReadOnlySqlTransaction("the server takes no writes any more")
+    return found
 
 
 async def say_asleep(conn: Connection, asleep: bool) -> None:

@@ -14,7 +14,7 @@ import structlog
 from psycopg import sql
 
 from cdc_pusher import metrics
-from cdc_pusher.database import Connection, connect
+from cdc_pusher.database import Connection, connect, require_writable
 from cdc_pusher.part import Part
 from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
 
@@ -51,7 +51,7 @@ class Listener:
                     self._heard(notification.channel, notification.payload)
                     part.moves()
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
-                    await conn.execute("SELECT 1")
+                    await require_writable(conn)
                 part.moves()
         finally:
             self.hears = False

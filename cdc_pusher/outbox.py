@@ -249,6 +249,69 @@ async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> bool
     return row["paused_at"] is not None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the EMP was told, or may have been; `late`: it may still be processed. Kept by the lane in case the database loses its record."""
+
+    kind: Kind
+    key: str
+    station_id: str
+    payload: bytes  # JSON
+    late: bool = False
+
+
+def told(claim: Claim, *, late: bool = False) -> Told:
+    """What this claim's request has told the EMP."""
+    return Told(kind=claim.kind, key=claim.key, station_id=claim.station_id, payload=_dumps(claim.payload).encode(), late=late)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """On which server the EMP's records were made (`recorded_on`, None: on none yet), and on which we are now."""
+
+    recorded_on: str | None
+    timeline: str
+    lane_epoch: int
+
+
+async def memory(conn: Connection, emp: str) -> Memory | None:
+    """What the database remembers of the EMP. None: it does not know it."""
+    row = await (await conn.execute(_delivery.memory, {"emp": emp})).fetchone()
+    return Memory(**row) if row else None
+
+
+async def last_delivery(conn: Connection, emp: str) -> datetime | None:
+    """When the EMP last accepted something, as far as the records reach."""
+    row = await (await conn.execute(_delivery.last_delivery, {"emp": emp})).fetchone()
+    return row["at"] if row else None
+
+
+async def note_timeline(conn: Connection, emp: str, timeline: str) -> None:
+    """From now on records are made on this server."""
+    await conn.execute(_delivery.note_timeline, {"emp": emp, "timeline": timeline})
+
+
+async def doubt(conn: Connection, emp: str, lost: Iterable[Told]) -> int:
+    """The EMP was told this, and the database may have lost the record of it: send again what differs. Returns the number of stations."""
+    rows = [
+        {**{name: getattr(one, name) for name in ("kind", "key", "station_id", "late")}, "payload": json.loads(one.payload)} for one in lost
+    ]
+    if not rows:
+        return 0
+    stations = [row for row in rows if row["kind"] == "station"]
+    carried = [
+        (evse_id, row["key"])
+        for row in stations
+        if not oioi.is_deleted(row["payload"])
+        for evse_id in sorted(set(oioi.evse_ids(row["payload"])))
+    ]
+    columns = {"emp": emp, "evse": [e for e, _ in carried], "station": [s for _, s in carried]}
+    found = await (await conn.execute(_delivery.doubt, {"emp": emp, "told": _json(rows)})).fetchall()
+    await conn.execute(_delivery.expose_evses, columns)
+    await conn.execute(_delivery.doubt_evses, {**columns, "stations": [row["key"] for row in stations]})
+    return len({row["station_id"] for row in found})
+
+
 async def promote(conn: Connection, emp: str) -> None:
     """Let the oldest of the messages that more urgent ones keep waiting go first."""
     await conn.execute(_delivery.promote, {"emp": emp})
@@ -271,9 +334,10 @@ async def expire(conn: Connection, emp: str) -> int:
     return int(row["expired"]) if row else 0
 
 
-async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float) -> list[Claim]:
-    """Claim at most `limit` due messages for `lease_s` seconds."""
-    rows = await (await conn.execute(_delivery.claim, {"emp": emp, "limit": limit, "lease_s": lease_s})).fetchall()
+async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float, not_yet: Sequence[str] = ()) -> list[Claim]:
+    """Claim at most `limit` due messages for `lease_s` seconds, of other keys than `not_yet`."""
+    values = {"emp": emp, "limit": limit, "lease_s": lease_s, "not_yet": list(not_yet)}
+    rows = await (await conn.execute(_delivery.claim, values)).fetchall()
     claims = sorted((Claim(**row) for row in rows), key=lambda c: (c.priority, c.changed_at))
     sent = [(evse_id, c.key) for c in claims if c.kind == "station" and not c.deletes for evse_id in set(oioi.evse_ids(c.payload))]
     if sent:

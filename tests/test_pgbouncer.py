@@ -17,6 +17,7 @@ from rich.console import Console
 from rig import KEY, Rig, rig, until
 
 from cdc_pusher import check, config
+from cdc_pusher.database import connect
 from cdc_pusher.demo import traffic
 from cdc_pusher.demo.fleet import CPOS, generate
 from cdc_pusher.demo.play import Play
@@ -132,3 +133,14 @@ async def test_listen_dsn_leads_past_the_pooler(dsn: str, pooled: str, tmp_path:
         await asyncio.sleep(0)
         await rigged.set_status("s1", "Occupied")
         await until(lambda: sandbox.ledger[-1]["payload"].get("status") == "Occupied", "it is sent")
+
+
+async def test_settings_hold_for_every_statement(pooled: str) -> None:
+    async with await connect(pooled, "test") as conn:
+        assert conn.is_pooled
+        for _ in range(3):
+            assert [row["statement_timeout"] async for row in await conn.execute("SHOW statement_timeout")] == ["1min"]
+        async with conn.transaction():
+            await conn.execute("SELECT 1")
+            assert [row["bytea_output"] async for row in await conn.execute("SHOW bytea_output")] == ["hex"]
+            assert [row["lock_timeout"] async for row in await conn.execute("SHOW lock_timeout")] == ["5s"]

@@ -160,8 +160,9 @@ RETURNING missed_seen AS missed
 
 -- name: pulse
 -- One look at everything that can be outstanding: changes to capture, walks to go on with, EMPs with due messages or expired claims, and
--- changes that the trigger missed.
+-- changes that the trigger missed; and whether the server still takes writes.
 SELECT
+    current_setting('transaction_read_only') = 'on' AS read_only,
     EXISTS (SELECT FROM cdc_pusher.change WHERE emp IS NULL OR emp = ANY (%(emps)s)) AS changes,
     EXISTS (
         SELECT

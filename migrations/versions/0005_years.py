@@ -11,8 +11,8 @@ depends_on = None
 
 DOWNGRADE = """
 DROP TABLE IF EXISTS cdc_pusher.lease, cdc_pusher.daemon;
-ALTER TABLE IF EXISTS cdc_pusher.emp DROP COLUMN IF EXISTS lane_epoch;
-ALTER TABLE IF EXISTS cdc_pusher.capture DROP COLUMN IF EXISTS epoch, DROP COLUMN IF EXISTS timeline;
+ALTER TABLE IF EXISTS cdc_pusher.emp DROP COLUMN IF EXISTS lane_epoch, DROP COLUMN IF EXISTS timeline;
+ALTER TABLE IF EXISTS cdc_pusher.capture DROP COLUMN IF EXISTS epoch;
 ALTER TABLE IF EXISTS cdc_pusher.alembic_version DROP COLUMN IF EXISTS oldest_program;
 ALTER TABLE IF EXISTS cdc_pusher.change RESET (
     vacuum_truncate, autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold, autovacuum_vacuum_insert_scale_factor,

@@ -35,8 +35,8 @@ ALTER TABLE cdc_pusher.emp ADD COLUMN lane_epoch BIGINT DEFAULT 0 NOT NULL;
 COMMENT ON COLUMN cdc_pusher.emp.lane_epoch IS 'Epoch of the lane that last wrote; one with a lower epoch has lost its lease and writes nothing';
 ALTER TABLE cdc_pusher.capture ADD COLUMN epoch BIGINT DEFAULT 0 NOT NULL;
 COMMENT ON COLUMN cdc_pusher.capture.epoch IS 'Epoch of the capture that last wrote; one with a lower epoch has lost its lease and writes nothing';
-ALTER TABLE cdc_pusher.capture ADD COLUMN timeline TEXT;
-COMMENT ON COLUMN cdc_pusher.capture.timeline IS 'System identifier and timeline of the server; another one may have lost what was recorded';
+ALTER TABLE cdc_pusher.emp ADD COLUMN timeline TEXT;
+COMMENT ON COLUMN cdc_pusher.emp.timeline IS 'The server that the lane has recorded on (system identifier and timeline): another one may have lost records';
 
 COMMENT ON COLUMN cdc_pusher.attempt.host IS 'The daemon that sent it';
 
