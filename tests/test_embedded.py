@@ -94,6 +94,31 @@ def test_restart_keeps_data_and_address_and_stop_leaves_nothing() -> None:
     assert not directory.exists()
 
 
+def test_a_standby_streams_until_it_is_promoted_and_goes_on_alone() -> None:
+    with EmbeddedPostgres(settings={"fsync": "off"}) as primary:
+        with psycopg.connect(primary.dsn()) as conn:
+            conn.execute("CREATE TABLE copied AS SELECT 1 AS value")
+        with EmbeddedPostgres(settings={"fsync": "off"}, standby_of=primary) as standby:
+            assert query(standby.dsn(), "SELECT value FROM copied") == 1
+            with psycopg.connect(primary.dsn()) as conn:
+                conn.execute("UPDATE copied SET value = 2")
+            wait_for(lambda: query(standby.dsn(), "SELECT value FROM copied") == 2)
+            primary.stop("immediate")
+            assert query(standby.dsn(), "SELECT pg_promote()") is True
+            with psycopg.connect(standby.dsn()) as conn:
+                conn.execute("UPDATE copied SET value = 3")
+            standby.stop("immediate")
+            standby.start()
+            assert query(standby.dsn(), "SELECT value FROM copied") == 3
+
+
+def test_a_standby_of_a_server_that_does_not_run_is_refused() -> None:
+    with EmbeddedPostgres(settings={"fsync": "off"}) as primary:
+        primary.stop()
+        with pytest.raises(CdcPusherError, match="could not be set up"), EmbeddedPostgres(standby_of=primary):
+            pass
+
+
 def test_an_open_connection_does_not_hold_up_the_end() -> None:
     with EmbeddedPostgres(settings={"fsync": "off"}) as server:
         connection = psycopg.connect(server.dsn())

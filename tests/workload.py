@@ -3,6 +3,7 @@
 EVSE ids with `*U` are unique in the CPO's tables (an index sees to it), `*S` are shared by the two connectors of one station, `*D` turn up
 in two stations now and then. Every station's `name` is `v` and a number that only grows for this station in the order of commits; every
 status of a `*U` EVSE is noted in `history` in the order of commits, and `Workload.committed_after` knows the earliest moment of a commit.
+Every transaction leaves a row in `written`, and `Workload.confirmed` knows those whose commit was confirmed.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -26,6 +28,7 @@ SCHEMA = """
 CREATE SEQUENCE version;
 CREATE UNIQUE INDEX connector_unique ON connector (evse_id) WHERE evse_id LIKE '%*U';
 CREATE TABLE history (n bigint, evse_id text, status text, xid xid8 DEFAULT pg_current_xact_id());
+CREATE TABLE written (id uuid DEFAULT gen_random_uuid(), xid xid8 DEFAULT pg_current_xact_id());
 CREATE FUNCTION note_status() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO history (n, evse_id, status) VALUES (nextval('version'), NEW.evse_id, NEW.status);
@@ -75,15 +78,18 @@ UNIQUE = [evse for station in STATIONS for evse in own_evses(station) if evse.en
 
 
 class Workload:
-    """Writers on connections of their own, until `until` (by the monotonic clock)."""
+    """Writers on connections of their own, for so many seconds. If they are `stubborn`, a cut connection is made anew."""
 
-    def __init__(self, dsn: str, seed: int, seconds: float) -> None:
+    def __init__(self, dsn: str, seed: int, seconds: float, *, stubborn: bool = False) -> None:
         self._dsn = dsn
         self._seed = seed
         self._until = time.monotonic() + seconds
+        self._stubborn = stubborn
         self.done: Counter[str] = Counter()
         self.committed_after: dict[int, float] = {}
         """Transaction id → a moment (Unix seconds) before it was committed."""
+        self.confirmed: set[UUID] = set()
+        """The rows of `written` that the database has promised to keep."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -110,13 +116,28 @@ class Workload:
 
     async def _writer(self, chance: random.Random) -> None:
         operations = list(OPERATIONS)
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
+
+        async def write(conn: Conn) -> None:
             while time.monotonic() < self._until:
                 operation = chance.choices(operations, [OPERATIONS[o] for o in operations])[0]
                 await self._in_transaction(conn, chance, operation.__name__, operation)
                 if operation is move_unique and chance.random() < 0.5:
                     await self._in_transaction(conn, chance, "home", go_home, rollback=0.0)
                 await asyncio.sleep(chance.uniform(0, 0.06))
+
+        await self._connected(write)
+
+    async def _connected(self, write: Callable[[Conn], Awaitable[None]]) -> None:
+        """Write on a connection; a stubborn writer goes on with a new one when it is cut, and leaves it open what became of its commit."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
+                    return await write(conn)
+            except psycopg.OperationalError:
+                if not self._stubborn:
+                    raise
+                self.done["cut"] += 1
+                await asyncio.sleep(0.1)  # the interval of a poll, not a wait
 
     async def _in_transaction(
         self,
@@ -138,20 +159,24 @@ class Workload:
                 if chance.random() < rollback:
                     name = "rollback"
                     raise psycopg.Rollback
-                row = await (await conn.execute("SELECT pg_current_xact_id()::text")).fetchone()
+                row = await (await conn.execute("INSERT INTO written DEFAULT VALUES RETURNING id, xid::text")).fetchone()
                 assert row is not None
-                self.committed_after[int(row[0])] = time.time()
+                self.committed_after[int(row[1])] = time.time()
+            if name != "rollback":
+                self.confirmed.add(row[0])
         except OWN_FAULTS as error:
             name = type(error).__name__
         self.done[name] += 1
 
     async def _truncate_now_and_then(self, chance: random.Random) -> None:
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
+        async def write(conn: Conn) -> None:
             while True:
                 await asyncio.sleep(chance.uniform(3, 6))
                 if time.monotonic() > self._until:
                     return
                 await self._in_transaction(conn, chance, "truncate", truncate, rollback=0.2)
+
+        await self._connected(write)
 
 
 # ── what a writer does in one transaction ─────────────────────────────────────────────────────────────────────────────────────────────────
