@@ -65,9 +65,9 @@ class EmbeddedPostgres:
     """A Postgres server for the length of a `with` block; the superuser is `postgres`, without a password.
 
     `settings` are server parameters (`{"fsync": "off"}`), `binaries` is the directory of another Postgres than the wheel's. `listen` adds a
-    free port on 127.0.0.1, which then is `host` and `port`; else `host` is the directory of the socket. `standby_of` makes a copy of another
-    server, which has to run, and streams from it. Raises ConfigurationError if the wheel is not installed, CdcPusherError if Postgres will
-    not start. Between `stop` and `start` the data stay, and so do host and port.
+    free port on 127.0.0.1, which then is `host` and `port`; else `host` is the directory of the socket. `standby_of` makes a copy of
+    another server, which has to run, and streams from it. Raises ConfigurationError if the wheel is not installed, CdcPusherError if
+    Postgres will not start. Between `stop` and `start` the data stay, and so do host and port.
     """
 
     def __init__(

@@ -54,19 +54,20 @@ class Relay:
         for sock in (*self._server.sockets, *(client.get_extra_info("socket") for client in self._clients)):
             _drop_everything(sock)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer), name="relay")
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
         try:
-            await self._serve(reader, writer)
+            await self._connect(reader, writer)
         finally:
             writer.transport.abort()
             self._clients.discard(writer)
-            self._tasks.discard(task)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
         except OSError:
@@ -149,18 +150,17 @@ class Pair:
     async def switch_over(self) -> None:
         """In good order: the primary stops and comes back as the standby of the other one."""
         address = make_conninfo(host=self.standby.host, port=self.standby.port, user="postgres")
-        directory = Path(await self._on(self.primary, f"ALTER SYSTEM SET primary_conninfo = '{address}'", "SHOW data_directory"))
+        data = Path(await self._on(self.primary, f"ALTER SYSTEM SET primary_conninfo = '{address}'", "SHOW data_directory"))
         await asyncio.to_thread(self.primary.stop)
         await self.promote()
-        signal = directory / "standby.signal"
-        signal.touch()
-        owner = directory.stat()
-        os.chown(signal, owner.st_uid, owner.st_gid)
+        _make_a_standby(data)
         await asyncio.to_thread(self.primary.start)
-        await self._until(self.standby, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", 1, "the former primary follows")
+        await self._until(
+            self.standby, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", 1, "the former primary follows"
+        )
 
     async def forbid_writing(self) -> None:
-        """The primary goes on, also with the connections it has, but every transaction is read-only. The standby has all that was written."""
+        """The primary goes on, also with the connections it has, but takes no writes. The standby has all that was written."""
         await self._on(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
         await self._until(self.primary, "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL", 0, "nobody writes any more")
         await self._until(self.primary, "SELECT flush_lsn >= pg_current_wal_lsn() FROM pg_stat_replication", True, "the standby has it all")
@@ -183,6 +183,13 @@ class Pair:
             return bool(await self._on(server, query) == value)
 
         await until(holds, what)
+
+
+def _make_a_standby(data: Path) -> None:
+    """What is in this data directory starts as a standby next time."""
+    owner, signal = data.stat(), data / "standby.signal"
+    signal.touch()
+    os.chown(signal, owner.st_uid, owner.st_gid)
 
 
 @asynccontextmanager
