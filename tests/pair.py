@@ -196,12 +196,15 @@ def _make_a_standby(data: Path) -> None:
 async def pair(*, synchronous: bool) -> AsyncIterator[Pair]:
     """A primary and a standby that streams from it; with `synchronous`, no commit is confirmed before the standby has it."""
     async with AsyncExitStack() as stack:
-        servers: list[EmbeddedPostgres] = []
-        for _ in range(2):
-            server = EmbeddedPostgres(settings=SETTINGS, listen=True, standby_of=servers[0] if servers else None)
-            await asyncio.to_thread(server.__enter__)
-            stack.push_async_callback(asyncio.to_thread, server.__exit__)
-            servers.append(server)
-        made = Pair(*servers, await stack.enter_async_context(Relay(servers[0].port)))
+        primary = await _running(stack, EmbeddedPostgres(settings=SETTINGS, listen=True))
+        standby = await _running(stack, EmbeddedPostgres(settings=SETTINGS, listen=True, standby_of=primary))
+        made = Pair(primary, standby, await stack.enter_async_context(Relay(primary.port)))
         await made.replicate(synchronous=synchronous)
         yield made
+
+
+async def _running(stack: AsyncExitStack, server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """Start a server, which blocks, beside the event loop; it ends with the stack."""
+    await asyncio.to_thread(server.__enter__)
+    stack.push_async_callback(asyncio.to_thread, server.__exit__)
+    return server

@@ -174,12 +174,13 @@ async def contents(rigged: Rig) -> tuple[list[Row], list[Row]]:
 def told_of(sandbox: Sandbox, loss: str) -> bool:
     """Whether the EMP has taken the change that will be lost."""
     s1, lost = sandbox.stations["s1"], sandbox.stations.get("lost")
-    return {
+    told: dict[str, bool] = {
         "status": s1["statuses"].get(evse_id("s1")) == "Occupied",
         "edit": s1["station"]["name"] == "lost",
         "deletion": bool(s1["station"]["deleted"]),
         "creation": lost is not None and bool(lost["statuses"]),
-    }[loss]
+    }
+    return told[loss]
 
 
 @pytest.mark.xfail(
