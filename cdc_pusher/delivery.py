@@ -93,6 +93,7 @@ class Lane:
         self._requests: dict[asyncio.Task[None], Claim] = {}
         self._orphans: set[asyncio.Task[None]] = set()  # requests whose claims the database has lost
         self._told = Remembered()
+        self._is_placed = False  # on a server, whose timeline is noted
         self._results: list[Result] = []
         self._checked_at = float("-inf")
 
@@ -127,29 +128,31 @@ class Lane:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
         self._checked_at = float("-inf")
         self._wake.set()
-        await self._make_good(conn)
+        async with conn.transaction():
+            await self._make_good(conn)
         if self._results:
             await self._keep_books(conn, send=False)
 
     async def _make_good(self, conn: Connection) -> None:
-        """On another server than before, the last records may be missing: what is remembered of them is doubtful, or else everything is sent."""
-        async with conn.transaction():
-            await outbox.lock_emp(conn, self.name)
-            found = await outbox.memory(conn, self.name)
-            await outbox.lock_emp(conn, self.name, self._lease.epoch)
-            if found is None or found.recorded_on == found.timeline:
-                return
-            if found.recorded_on is not None:
-                under_way = [outbox.told(claim, late=True) for claim in self._requests.values()]
-                answered = [outbox.told(result.claim, late=result.late) for result in self._results]
-                if await self._remembers(conn, found):
-                    stations = await outbox.doubt(conn, self.name, [*self._told.all(), *answered, *under_way])
-                    log.warning("the database has failed over: what it may have lost is sent again", emp=self.name, stations=stations)
-                else:
-                    await outbox.order_walk(conn, [self.name], "everything")
-                    log.warning("the database is another one than before: everything is sent again", emp=self.name)
-                self._orphans |= self._requests.keys()
+        """On another server than before, the last records may be missing: what is remembered is doubtful, or else everything is sent."""
+        await outbox.lock_emp(conn, self.name)
+        found = await outbox.memory(conn, self.name)
+        await outbox.lock_emp(conn, self.name, self._lease.epoch)
+        if found is None:
+            return
+        if found.recorded_on not in (None, found.timeline):
+            under_way = [outbox.told(claim, late=True) for claim in self._requests.values()]
+            answered = [outbox.told(result.claim, late=result.late) for result in self._results]
+            if await self._remembers(conn, found):
+                stations = await outbox.doubt(conn, self.name, [*self._told.all(), *answered, *under_way])
+                log.warning("the database has failed over: what it may have lost is sent again", emp=self.name, stations=stations)
+            else:
+                await outbox.order_walk(conn, [self.name], "everything")
+                log.warning("the database is another one than before: everything is sent again", emp=self.name)
+            self._orphans |= self._requests.keys()
+        if found.recorded_on != found.timeline:
             await outbox.note_timeline(conn, self.name, found.timeline)
+        self._is_placed = True
 
     async def _remembers(self, conn: Connection, found: outbox.Memory) -> bool:
         """Whether we know all that the EMP was told since the records end."""
@@ -164,6 +167,8 @@ class Lane:
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
             paused = await outbox.lock_emp(conn, self.name, self._lease.epoch)
+            if not self._is_placed:  # the EMP was not known yet
+                await self._make_good(conn)
             recorded = await self._record(conn, results) if results else outbox.Recorded()
             if now - self._checked_at >= CHECK_S:
                 await self._check(conn, now)

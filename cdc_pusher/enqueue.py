@@ -130,7 +130,7 @@ class Outstanding:
 
 
 async def pulse(conn: Connection, emps: Sequence[str]) -> Outstanding:
-    """Look at everything that can be outstanding, with one query. Raises psycopg.errors.ReadOnlySqlTransaction: the primary is elsewhere."""
+    """Look at everything that can be outstanding, with one query. Raises psycopg errors: ReadOnlySqlTransaction, too, on a standby."""
     row = await (await conn.execute(_sql.pulse, {"emps": list(emps)})).fetchone()
     assert row is not None
     found = Outstanding(**row)

@@ -251,7 +251,7 @@ async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What the EMP was told, or may have been; `late`: it may still be processed. Kept by the lane in case the database loses its record."""
+    """What the EMP was told, or may have been; kept in case the database loses its record. `late`: it may still be processed."""
 
     kind: Kind
     key: str
@@ -293,22 +293,18 @@ async def note_timeline(conn: Connection, emp: str, timeline: str) -> None:
 
 async def doubt(conn: Connection, emp: str, lost: Iterable[Told]) -> int:
     """The EMP was told this, and the database may have lost the record of it: send again what differs. Returns the number of stations."""
-    rows = [
-        {**{name: getattr(one, name) for name in ("kind", "key", "station_id", "late")}, "payload": json.loads(one.payload)} for one in lost
-    ]
+    names = ("kind", "key", "station_id", "late")
+    rows = [{name: getattr(one, name) for name in names} | {"payload": json.loads(one.payload)} for one in lost]
     if not rows:
         return 0
-    stations = [row for row in rows if row["kind"] == "station"]
+    stations = {row["key"]: row["payload"] for row in rows if row["kind"] == "station"}
     carried = [
-        (evse_id, row["key"])
-        for row in stations
-        if not oioi.is_deleted(row["payload"])
-        for evse_id in sorted(set(oioi.evse_ids(row["payload"])))
+        (evse_id, key) for key, content in stations.items() if not oioi.is_deleted(content) for evse_id in set(oioi.evse_ids(content))
     ]
     columns = {"emp": emp, "evse": [e for e, _ in carried], "station": [s for _, s in carried]}
     found = await (await conn.execute(_delivery.doubt, {"emp": emp, "told": _json(rows)})).fetchall()
     await conn.execute(_delivery.expose_evses, columns)
-    await conn.execute(_delivery.doubt_evses, {**columns, "stations": [row["key"] for row in stations]})
+    await conn.execute(_delivery.doubt_evses, {**columns, "stations": list(stations)})
     return len({row["station_id"] for row in found})
 
 

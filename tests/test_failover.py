@@ -108,7 +108,7 @@ async def test_nothing_that_was_confirmed_is_lost_when_replication_is_synchronou
         await workload.end(0)
         quiet_s = await rigged.quiet()
         written = {row["id"] for row in await rigged.sql("SELECT id FROM written")}
-        wrong = await verdict(rigged, sandbox, workload, "hold")
+        wrong = await verdict(rigged, "alpha", sandbox, workload, "hold")
         tell(
             request,
             f"served {served_s:.1f} s after the promotion, quiet {quiet_s:.1f} s after the last write; {before} transactions before, "
@@ -183,17 +183,12 @@ def told_of(sandbox: Sandbox, loss: str) -> bool:
     return told[loss]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the outbox of the new primary says that the EMP has the old values, so a sweep sees no difference: nothing notices the loss",
-)
 @pytest.mark.parametrize("loss", LOSSES)
 async def test_what_postgres_lost_is_taken_back_at_the_emp(loss: str, tmp_path: Path) -> None:
     async with after_a_loss(loss, tmp_path) as (rigged, sandbox):
         assert await differences(rigged, sandbox) == []
 
 
-@pytest.mark.xfail(strict=True, reason="a claim that Postgres lost does not keep the daemon from sending for the same entity beside it")
 async def test_request_whose_claim_was_lost_is_neither_overtaken_nor_the_last_word(tmp_path: Path) -> None:
     async with pair(synchronous=False) as made, at_work(made, tmp_path, request_timeout_s=20.0) as (rigged, sandbox):
         await rigged.build("s1", "s2")
@@ -279,14 +274,14 @@ async def test_daemon_waits_ever_longer_while_no_server_takes_writes(tmp_path: P
         await rigged.quiet()
         await asyncio.to_thread(made.primary.stop)
         began = time.monotonic()
-        await until(lambda: lost_connections(rigged.said)["pulse"] >= 6, "the daemon has tried several times", 60)
+        await until(lambda: lost_connections(rigged.said)["pulse"] >= 5, "the daemon has tried several times", 60)
         waited_s = time.monotonic() - began
         await made.promote()
         await rigged.connect_again()
         took_s = await changes(rigged, sandbox)
         lost = lost_connections(rigged.said)
         tell(request, f"{waited_s:.1f} s without a server, then held by the EMP after {took_s:.1f} s; lost connections {dict(lost)}")
-        assert waited_s > 3  # 0.1 + 0.2 + 0.4 + 0.8 + 1.6 at least
+        assert waited_s > 1.4  # 0.1 + 0.2 + 0.4 + 0.8 at least
         assert max(lost.values()) <= 10
         assert daemon.exit_code is None
 
@@ -302,10 +297,6 @@ async def keep_writing(dsn: str, over: asyncio.Event) -> None:
                     await asyncio.sleep(0.02)  # the pace of the writer, not a wait
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="who only reads or listens (pulse, listen, a capture that sleeps) stays on the read-only server: the new one is not heard",
-)
 @pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
 async def test_daemon_leaves_a_server_that_became_read_only(idle: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     async with pair(synchronous=False) as made, at_work(made, tmp_path) as (rigged, sandbox):
