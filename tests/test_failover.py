@@ -30,10 +30,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="a machine that vanishes is made with a socket filter of Linux"),
 ]
 
-SECONDS = 12.0
+MOST_S = 180.0
 AT_WORK_S = 3.0
 # How soon a connection to a machine that is not there any more is given up.
-LIVELY: Row = {"tcp_user_timeout": 2000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "connect_timeout": 2}
+LIVELY: Row = {"tcp_user_timeout": 2000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "connect_timeout": 3}
 TOLD_LATE = ({"kind": "delay", "seconds": [0, 0.4], "probability": 0.3},)
 LOSSES = {
     "status": f"UPDATE connector SET status = 'Occupied' WHERE evse_id = '{evse_id('s1')}'",
@@ -71,7 +71,7 @@ async def seconds_until_served(rigged: Rig, since: float) -> float:
         return await rigged.value(first, since=since) is not None
 
     try:
-        await until(served, "the daemon serves the new primary", 30)
+        await until(served, "the daemon serves the new primary", 45)
     except AssertionError as error:
         raise AssertionError(f"{error}; connected to it: {await parts_connected(rigged)}\n{rigged.said}") from None
     return float(await rigged.value(first, since=since)) - since
@@ -94,7 +94,7 @@ async def test_nothing_that_was_confirmed_is_lost_when_replication_is_synchronou
 ) -> None:
     async with pair(synchronous=True) as made, at_work(made, tmp_path) as (rigged, sandbox):
         sandbox.set_faults(TOLD_LATE)
-        workload = Workload(rigged.dsn, time.monotonic_ns(), SECONDS, stubborn=True)
+        workload = Workload(rigged.dsn, time.monotonic_ns(), MOST_S, stubborn=True)
         await workload.build()
         daemon = await rigged.ready_daemon()
         async with asyncio.TaskGroup() as group:
@@ -105,6 +105,8 @@ async def test_nothing_that_was_confirmed_is_lost_when_replication_is_synchronou
             promoted_at = time.time()
             await rigged.connect_again()
             served_s = await seconds_until_served(rigged, promoted_at)
+            await until(lambda: len(workload.confirmed) > before + 50, "the CPO goes on writing", 60)
+            workload.finish()
         await workload.end(0)
         quiet_s = await rigged.quiet()
         written = {row["id"] for row in await rigged.sql("SELECT id FROM written")}
@@ -115,7 +117,6 @@ async def test_nothing_that_was_confirmed_is_lost_when_replication_is_synchronou
             f"{len(workload.confirmed) - before} after; lost connections {dict(lost_connections(rigged.said))}; {sandbox.stats()}",
         )
         assert before > 50
-        assert len(workload.confirmed) > before
         assert workload.done["cut"]
         assert workload.confirmed <= written
         assert not wrong, "\n".join([*wrong[:12], await rigged.dump(*concerned(wrong)), *story(sandbox, concerned(wrong))])

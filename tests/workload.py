@@ -97,6 +97,10 @@ class Workload:
                 group.create_task(self._writer(random.Random(f"{self._seed} {number}")), name=f"writer {number}")
             group.create_task(self._truncate_now_and_then(random.Random(f"{self._seed} truncate")), name="truncate")
 
+    def finish(self) -> None:
+        """Have the writers end before their time, each after what it is doing."""
+        self._until = time.monotonic()
+
     async def build(self) -> None:
         """The beginning: two stations of three, and the doubles in one station each."""
         chance = random.Random(f"{self._seed} build")
