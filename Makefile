@@ -3,9 +3,12 @@
 #   make test ARGS='-k outbox -x'   the tests
 #   make bench ONLY=large           measure: large, heartbeat, trigger, isolation; each with its goals
 #   make check                      all that .ci/run checks of the code
+#   make deb                        dist/cdc-pusher_VERSION_ARCH.deb: packaging/README.md
+#   make deb-check                  … and try it in a clean Debian; as root, with debootstrap
 #   make PYTHON=python3.13 …        with another Python; `make clean` first
 
 PYTHON ?= python3
+DEB_PYTHON ?= /usr/bin/python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +16,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test coverage lint format types layers wheel-check constraints check clean
+.PHONY: help bench demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -69,6 +72,12 @@ wheel-check: $(STAMP)
 	"$$work/venv/bin/cdc-pusher" --version; \
 	"$$work/venv/bin/cdc-pusher" demo
 
+deb: $(STAMP)
+	packaging/build $(BIN)/python $(DEB_PYTHON)
+
+deb-check: $(STAMP)
+	package=$$(packaging/build $(BIN)/python $(DEB_PYTHON)) && packaging/try "$$package"
+
 # The newest of everything that pyproject.toml allows, without addresses; a commit of its own.
 constraints:
 	@set -eu; \
@@ -85,4 +94,4 @@ check: test lint types layers wheel-check
 
 clean:
 	rm -rf $(VENV) dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find bench cdc_pusher migrations tests -name __pycache__ -prune -exec rm -rf {} +
+	find bench cdc_pusher migrations packaging tests -name __pycache__ -prune -exec rm -rf {} +

@@ -7,11 +7,11 @@ OWN = "cdc-pusher"
 
 
 def licence(distribution: Distribution) -> str:
-    """As the distribution itself says, in the first of the three ways there are."""
+    """As the distribution itself says, in the first of the ways there are that is a name and not the whole text."""
     said = distribution.metadata
     classifiers = [name.rpartition(" :: ")[2] for name in said.get_all("Classifier") or () if name.startswith("License :: ")]
-    text = said.get("License-Expression") or ", ".join(classifiers) or said.get("License") or "see there"
-    return str(text).splitlines()[0]
+    names = (*(said.get_all("License-Expression") or ()), ", ".join(classifiers), *(said.get_all("License") or ()))
+    return next((name for name in names if name and len(name.splitlines()) == 1), "see there")
 
 
 if __name__ == "__main__":
