@@ -6,6 +6,7 @@ The date of what is unreleased is that of SOURCE_DATE_EPOCH.
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -23,8 +24,7 @@ def entries(text: str, version: str, now: datetime) -> Iterator[str]:
     <BLANKLINE>
       [ Added ]
     <BLANKLINE>
-      * This
-        and that.
+      * This and that.
     <BLANKLINE>
      -- cdc-pusher maintainers <maintainers@cdc-pusher.invalid>  Fri, 02 Jan 2026 00:00:00 +0000
     <BLANKLINE>
@@ -33,11 +33,19 @@ def entries(text: str, version: str, now: datetime) -> Iterator[str]:
     for release, following in zip(releases, [*releases[1:], None], strict=True):
         body = text[release.end() : following.start() if following else None].strip()
         body = re.sub(r"^### (.+)$", r"[ \1 ]", body, flags=re.MULTILINE)
-        body = re.sub(r"^- ", "* ", body, flags=re.MULTILINE)
-        lines = "\n".join(f"  {line}" if line else "" for line in body.splitlines())
+        items = re.split(r"\n(?=- )|\n\n", body)
+        lines = "\n".join(_wrapped(item) for item in items).strip("\n")
         named = version if release["version"] == "Unreleased" else release["version"]
         date = datetime.fromisoformat(release["date"]).replace(tzinfo=UTC) if release["date"] else now
         yield f"cdc-pusher ({named}) unstable; urgency=medium\n\n{lines}\n\n -- {MAINTAINER}  {format_datetime(date)}\n"
+
+
+def _wrapped(item: str) -> str:
+    """One item, or the name of several between empty lines, as Debian indents it."""
+    text = " ".join(item.split())
+    if not text.startswith("- "):
+        return f"\n  {text}\n"
+    return textwrap.fill(f"* {text[2:]}", 78, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 if __name__ == "__main__":
