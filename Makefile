@@ -2,6 +2,7 @@
 #   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
 #   make test ARGS='-k outbox -x'   the tests
 #   make bench ONLY=large           measure: large, heartbeat, trigger, isolation; each with its goals
+#   make alerts                     check the alerting rules and run their tests, with promtool
 #   make check                      all that .ci/run checks of the code
 #   make deb                        dist/cdc-pusher_VERSION_ARCH.deb: packaging/README.md
 #   make deb-check                  … and try it in a clean Debian; as root, with debootstrap
@@ -12,11 +13,12 @@ DEB_PYTHON ?= /usr/bin/python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PROMTOOL = $(or $(shell command -v promtool 2>/dev/null),$(VENV)/promtool)
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts bench demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +61,20 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+
+# Where Prometheus is not installed, promtool alone is taken out of Debian's package.
+$(VENV)/promtool:
+	@set -eu; \
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; trap 'exit 1' HUP INT TERM; \
+	mkdir -p $(VENV); \
+	{ (cd "$$work" && apt-get download -o APT::Sandbox::User="$$(id -un)" prometheus && dpkg -x prometheus_*.deb .) && \
+	    cp "$$work/usr/bin/promtool" $@; } >"$$work/log" 2>&1 || { \
+	    cat "$$work/log" >&2; \
+	    echo 'promtool is needed, which comes with Prometheus. On Debian and Ubuntu it is fetched after apt-get update.' >&2; exit 1; }
+
+alerts: $(PROMTOOL)
+	$(PROMTOOL) check rules monitoring/alerts.yml
+	$(PROMTOOL) test rules monitoring/alerts_test.yml
 
 # The wheel, built from the sdist, works where there is no checkout.
 wheel-check: $(STAMP)
