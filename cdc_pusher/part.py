@@ -109,7 +109,8 @@ class Part:
                 if self.stop.is_set():
                     return None
                 if time.monotonic() - connected_at > RECONNECT_CAP_S:
-                    failures, connected_at = 0, math.inf  # it has worked meanwhile
+                    failures = 0  # it has worked meanwhile
+                connected_at = math.inf
                 pause = policy.backoff_s(failures, base_s=RECONNECT_BASE_S, cap_s=RECONNECT_CAP_S, chance=random.uniform(0.5, 1.0))
                 metrics.connections_lost.labels(self.name.partition(" ")[0]).inc()
                 log.warning("database connection lost", part=self.name, error=one_line(error), retry_in_s=round(pause, 2))

@@ -19,13 +19,18 @@ WAIT_BASE_S, WAIT_CAP_S = 0.5, 10.0
 
 
 async def prepare(settings: Settings) -> None:
-    """Wait for the database, and see whether the daemon can work with it. Raises `ConfigurationError`."""
+    """See whether the daemon can work with the database; a service waits for it, who types the command is told at once.
+
+    Raises `ConfigurationError` and `DatabaseUnavailable`.
+    """
     _require_emps(settings)
     failures = 0
     while True:
         try:
             return await _look(settings)
         except DatabaseUnavailable as error:
+            if not systemd.is_service():
+                raise
             pause = policy.backoff_s(failures, base_s=WAIT_BASE_S, cap_s=WAIT_CAP_S, chance=random.uniform(0.5, 1.0))
             log.warning("the database is not there yet", error=str(error), retry_in_s=round(pause, 2))
             systemd.notify(f"STATUS={error}", "EXTEND_TIMEOUT_USEC=60000000")

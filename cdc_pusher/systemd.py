@@ -4,6 +4,11 @@ import os
 import socket
 
 
+def is_service() -> bool:
+    """Whether systemd has started us and listens."""
+    return "NOTIFY_SOCKET" in os.environ
+
+
 def notify(*states: str) -> None:
     """Tell systemd our state: `READY=1`, `STATUS=…`; nothing happens if it does not listen."""
     address = os.environ.get("NOTIFY_SOCKET")

@@ -389,7 +389,7 @@ def test_wrong_usage_is_exit_code_2(alone: Program) -> None:
 
 
 def test_schema_that_is_newer_than_the_program(program: Program) -> None:
-    execute(program.dsn, "UPDATE cdc_pusher.alembic_version SET version_num = '9999'")
+    execute(program.dsn, "UPDATE cdc_pusher.alembic_version SET version_num = '9999', oldest_program = '9999'")
     assert program.refuses("run").startswith("the schema cdc_pusher is at revision 9999, this program needs ")
     assert "upgrade the program" in program.refuses("run")
     done = program("migrate")
@@ -426,7 +426,8 @@ def test_migrate_says_what_it_did_and_can_be_repeated(bare: Program) -> None:
 
 def test_status_reports(filled: Program) -> None:
     found = filled.reports("status")
-    assert found.keys() == {"emps", "changes", "problems", "triggers"}
+    assert found.keys() == {"emps", "changes", "problems", "triggers", "daemons", "unheld"}
+    assert found["daemons"] == []
     (plug,) = found["emps"]
     assert (plug["emp"], plug["stations"], plug["stations_delivered"], plug["held"], plug["rejected"]) == ("plug", 2, 1, 1, 1)
     assert plug["lag_s"] >= 0
@@ -435,7 +436,8 @@ def test_status_reports(filled: Program) -> None:
 
 
 def test_status_of_an_empty_schema_reports(program: Program) -> None:
-    assert program.reports("status") == {"emps": [], "changes": {"changes": 0, "oldest_change_at": None}, "problems": [], "triggers": []}
+    nothing = {"problems": [], "triggers": [], "daemons": [], "unheld": []}
+    assert program.reports("status") == {"emps": [], "changes": {"changes": 0, "oldest_change_at": None}, **nothing}
     assert "No EMP is served yet" in program("status").stdout
 
 
