@@ -278,9 +278,9 @@ class Daemon:
 
     def _scheduler(self) -> AsyncIOScheduler:
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
-        scheduler.add_job(self._maintain_attempts, "interval", hours=1, next_run_time=datetime.now(UTC))
-        scheduler.add_job(self._sweep, "interval", seconds=min(self._settings.daemon.sweep_interval_s / 4, SWEEP_CHECK_S))
-        scheduler.add_job(self._refresh_gauges, "interval", seconds=GAUGES_S, next_run_time=datetime.now(UTC))
+        scheduler.add_job(self._maintain_attempts, "interval", id="attempts", hours=1, next_run_time=datetime.now(UTC))
+        scheduler.add_job(self._sweep, "interval", id="sweep", seconds=min(self._settings.daemon.sweep_interval_s / 4, SWEEP_CHECK_S))
+        scheduler.add_job(self._refresh_gauges, "interval", id="gauges", seconds=GAUGES_S, next_run_time=datetime.now(UTC))
         scheduler.add_listener(_note_failed_job, EVENT_JOB_ERROR)
         return scheduler
 

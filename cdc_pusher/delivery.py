@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 
@@ -36,6 +36,7 @@ LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
 CHECK_S = 1.0
 IN_LINE_S = 2.0  # for a turn under `max_requests_per_second`; a claim has 5 s
 MOST_REMEMBERED = 10_000  # messages
+OUTCOMES = ("accepted", "retry", "station_missing", "rejected")
 CLOSED = (None, 0)  # the breaker: no reason, no trips
 
 
@@ -76,6 +77,9 @@ class Lane:
     ) -> None:
         self.name = name
         self._wake = wake
+        for kind in get_args(Kind):  # a count that begins with its first event would not be seen to grow
+            for outcome in OUTCOMES:
+                metrics.requests.labels(name, kind, outcome)
         self._lease = lease
         self._daemon = daemon
         self._settings = settings

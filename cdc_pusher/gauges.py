@@ -53,6 +53,7 @@ class Gauges:
                 metrics.stations.labels(row["emp"]).set(row["stations"])
             self._stations_at = began
         metrics.refreshed.set_to_current_time()
+        metrics.expose_the_database()
         took_s = time.monotonic() - began
         self._next_at = began + took_s / SHARE
         self.figures = Figures(

@@ -73,7 +73,10 @@ class Leases:
 
     def want(self, names: Iterable[str]) -> None:
         """From now on, take and keep these; others are given back."""
+        for gone in self.wanted - frozenset(names):
+            metrics.lease_held.remove(gone)
         self.wanted = frozenset(names)
+        self._show()
         self._poke.set()
 
     def give_back(self, name: str) -> None:
@@ -158,5 +161,7 @@ class Leases:
             self.changed()
 
     def _show(self) -> None:
-        for name in self.wanted | self.held.keys():
+        """To Prometheus: also what is not ours, or nobody could see that nobody has it."""
+        for name in self.wanted:
             metrics.lease_held.labels(name).set(name in self.held)
+            metrics.lease_taken.labels(name)

@@ -55,6 +55,7 @@ class Part:
 
     def begin(self, group: asyncio.TaskGroup, ended: Callable[[], None]) -> None:
         """Start; `ended` is called when it is over."""
+        metrics.connections_lost.labels(self.name.partition(" ")[0])
         self._task = group.create_task(self._run(), name=self.name)
         self._task.add_done_callback(lambda _: ended())
 

@@ -436,7 +436,7 @@ def test_status_reports(filled: Program) -> None:
 
 
 def test_status_of_an_empty_schema_reports(program: Program) -> None:
-    nothing = {"problems": [], "triggers": [], "daemons": [], "unheld": []}
+    nothing: dict[str, list[str]] = {"problems": [], "triggers": [], "daemons": [], "unheld": []}
     assert program.reports("status") == {"emps": [], "changes": {"changes": 0, "oldest_change_at": None}, **nothing}
     assert "No EMP is served yet" in program("status").stdout
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from cdc_pusher import metrics
+
 ROOT = Path(__file__).parent.parent
 RULES = yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text(encoding="utf-8"))
 TESTS = yaml.safe_load((ROOT / "monitoring" / "alerts_test.yml").read_text(encoding="utf-8"))
@@ -23,41 +25,12 @@ RECORDED = {rule["record"] for group in RULES["groups"] for rule in group["rules
 SECTIONS = re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE)
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
-HISTOGRAMS = {
-    "cdc_pusher_capture_batch_duration_seconds",
-    "cdc_pusher_delivery_lag_seconds",
-    "cdc_pusher_request_duration_seconds",
-}
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 METRICS = {
-    "cdc_pusher_breaker_open",
-    "cdc_pusher_build_info",
-    "cdc_pusher_captured_changes_total",
-    "cdc_pusher_change_log_changes",
-    "cdc_pusher_change_log_oldest_age_seconds",
-    "cdc_pusher_config_last_reload_successful",
-    "cdc_pusher_daemons",
-    "cdc_pusher_database_connections_lost_total",
-    "cdc_pusher_emp_paused",
-    "cdc_pusher_full_load_completed",
-    "cdc_pusher_gauges_refreshed_timestamp_seconds",
-    "cdc_pusher_healed_stations_total",
-    "cdc_pusher_job_failures_total",
-    "cdc_pusher_late_after_seconds",
-    "cdc_pusher_lease_held",
-    "cdc_pusher_lease_taken_total",
-    "cdc_pusher_listening",
-    "cdc_pusher_missed_changes_total",
-    "cdc_pusher_oldest_undelivered_change_age_seconds",
-    "cdc_pusher_requests_total",
-    "cdc_pusher_stations",
-    "cdc_pusher_sweep_last_completed_timestamp_seconds",
-    "cdc_pusher_trigger_faults",
-    "cdc_pusher_undelivered_messages",
-    "cdc_pusher_walk_stations",
-    "process_cpu_seconds_total",
-    "process_open_fds",
-    "process_resident_memory_bytes",
-    *(f"{name}_{suffix}" for name in HISTOGRAMS for suffix in ("bucket", "sum", "count")),
+    f"{family.name}{suffix}"
+    for registry in (metrics.registry, metrics.of_the_database)
+    for family in registry.collect()
+    for suffix in SUFFIXES[family.type]
 }
 
 
