@@ -13,10 +13,11 @@ from functools import reduce
 
 import structlog
 
-from cdc_pusher import outbox, plan
+from cdc_pusher import logs, outbox, plan
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, kept_alive
 from cdc_pusher.errors import MappingError
+from cdc_pusher.horizon import Horizon
 from cdc_pusher.model import Held, Station
 from cdc_pusher.outbox import Change
 from cdc_pusher.plan import Plan, Reading, Receiver
@@ -47,14 +48,22 @@ def receivers(settings: Settings) -> dict[str, Receiver]:
     }
 
 
-async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], limit: int, epoch: int | None = None) -> Captured:
-    """Capture at most `limit` changes, under the lease of this epoch.
+async def batch(
+    conn: Connection,
+    source: Source,
+    emps: Mapping[str, Receiver],
+    limit: int,
+    *,
+    epoch: int | None = None,
+    horizon: Horizon[int] | None = None,
+) -> Captured:
+    """Capture at most `limit` changes, under the lease of this epoch; `horizon`: where the looks before have ended.
 
     Raises `MappingError` and `LeaseLost`, and then nothing was consumed.
     """
     async with conn.transaction():
         now = await outbox.lock_capture(conn, epoch)
-        changes = await outbox.consume(conn, list(emps), limit)
+        changes = await outbox.consume(conn, list(emps), limit, horizon or outbox.changes_from_the_start())
         async with kept_alive(conn):
             unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
@@ -77,7 +86,7 @@ async def batch(conn: Connection, source: Source, emps: Mapping[str, Receiver], 
 
 
 def _tell(plans: Iterable[Plan]) -> None:
-    for one in plans:
+    for one in plans if logs.is_debug() else ():
         for entry in (*one.insert, *one.update):
             log.debug("captured", emp=one.emp, kind=entry.kind, key=entry.key, gen=entry.desired_gen, state=entry.state)
 

@@ -32,6 +32,7 @@ from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.delivery import Lane
 from cdc_pusher.errors import CdcPusherError
 from cdc_pusher.gauges import Gauges
+from cdc_pusher.horizon import SHARE, SLOW_S
 from cdc_pusher.intake import Intake
 from cdc_pusher.lease import Leases, daemon_name
 from cdc_pusher.listen import Listener
@@ -195,7 +196,9 @@ class Daemon:
 
     async def _pulse(self, conn: Connection, part: Part) -> None:
         while not part.stop.is_set():
+            began = time.monotonic()
             found = await enqueue.pulse(conn, list(self._settings.emp))
+            took_s = time.monotonic() - began
             part.moves()
             self._wake_lanes(found.due)
             if self._intake is not None:
@@ -203,7 +206,7 @@ class Daemon:
                     log.error("triggers could not record changes; all stations are gone through", missed=missed)
                 if found.changes or found.walks or found.missed:
                     self._wake_intake()
-            await part.pause(self._settings.daemon.poll_interval_s)
+            await part.pause(max(self._settings.daemon.poll_interval_s, took_s / SHARE if took_s > SLOW_S else 0.0))
 
     # ── what systemd and people see ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import structlog
 
-from cdc_pusher import metrics, outbox, policy
+from cdc_pusher import logs, metrics, outbox, policy
 from cdc_pusher.breaker import Breaker
 from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.config import EmpSettings
@@ -100,6 +100,7 @@ class Lane:
         self._is_placed = False  # on a server, whose timeline is noted
         self._results: list[Result] = []
         self._checked_at = float("-inf")
+        self._horizon = outbox.due_from_the_start()
 
     async def run(self, conn: Connection, part: Part) -> None:
         """Serve the EMP until asked to end; then finish what is in flight and record it. Ends, too, when the lease is lost.
@@ -131,6 +132,7 @@ class Lane:
     async def _recover(self, conn: Connection) -> None:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
         self._checked_at = float("-inf")
+        self._horizon = outbox.due_from_the_start()
         self._wake.set()
         async with conn.transaction():
             await self._make_good(conn)
@@ -170,7 +172,7 @@ class Lane:
         now = time.monotonic()
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
-            paused = await outbox.lock_emp(conn, self.name, self._lease.epoch)
+            turn = await outbox.lock_emp(conn, self.name, self._lease.epoch)
             if not self._is_placed:  # the EMP was not known yet
                 await self._make_good(conn)
             recorded = await self._record(conn, results) if results else outbox.Recorded()
@@ -179,8 +181,8 @@ class Lane:
             noted = await self._note_breaker(conn)
             if hastened := put_off if noted == CLOSED else frozenset():
                 await outbox.hasten(conn, self.name, hastened)
-            room = 0 if paused or not send else self._room(now, unrecorded=len(self._results) - len(results))
-            claims = await self._claim(conn, room) if room > 0 else []
+            room = 0 if turn.paused or not send else self._room(now, unrecorded=len(self._results) - len(results))
+            claims = await self._claim(conn, room, turn.now) if room > 0 else []
         del self._results[: len(results)]
         self._noted = noted
         self._put_off -= hastened
@@ -193,10 +195,11 @@ class Lane:
     async def _record(self, conn: Connection, results: Sequence[Result]) -> outbox.Recorded:
         return await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s, daemon=self._daemon)
 
-    async def _claim(self, conn: Connection, room: int) -> list[Claim]:
+    async def _claim(self, conn: Connection, room: int, now: datetime) -> list[Claim]:
         """Claim messages, but none beside a request of ours whose claim the database has lost."""
         not_yet = [claim.key for task, claim in self._requests.items() if task in self._orphans]
-        return await outbox.claim(conn, self.name, limit=room, lease_s=self._lease_s, not_yet=not_yet)
+        limits: dict[str, Any] = {"limit": room, "lease_s": self._lease_s, "not_yet": not_yet}
+        return await outbox.claim(conn, self.name, **limits, now=now, horizon=self._horizon)
 
     async def _check(self, conn: Connection, now: float) -> None:
         """Now and then: claims whose daemon has died, and messages that wait for too long."""
@@ -329,13 +332,14 @@ class Lane:
 
     def _note(self, counted: Sequence[Result]) -> None:
         """Count, and tell of what people should know: refusals, one by one."""
+        follows = logs.is_debug()
         for result in counted:
             claim = result.claim
             metrics.requests.labels(self.name, claim.kind, result.outcome).inc()
             metrics.request_duration.labels(self.name).observe(result.duration_ms / 1000.0)
-            log.debug(
-                "answered", emp=self.name, kind=claim.kind, key=claim.key, gen=claim.sending_gen, outcome=result.outcome, lag_s=result.lag_s
-            )
+            if follows:
+                gen, outcome = claim.sending_gen, result.outcome
+                log.debug("answered", emp=self.name, kind=claim.kind, key=claim.key, gen=gen, outcome=outcome, lag_s=result.lag_s)
             if result.outcome == "accepted" or result.uncertain:
                 self._told.note(outbox.told(claim, late=result.late))
             if result.outcome == "accepted":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 
 import structlog
 
-from cdc_pusher import capture, enqueue, metrics, triggers
+from cdc_pusher import capture, enqueue, metrics, outbox, triggers
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import LeaseLost, MappingError
@@ -68,12 +68,13 @@ class Intake:
         """Capture what changed, go on with walks, sleep when there is nothing to do."""
         limit, page = self._settings.daemon.capture_batch, self._settings.daemon.page_stations
         self._said = None
+        horizon = outbox.changes_from_the_start()
         batches = 0
         while not part.stop.is_set():
             batches += 1
             part.moves()
             began = time.monotonic()
-            captured = await capture.batch(conn, source, self._receivers, limit, self._lease.epoch)
+            captured = await capture.batch(conn, source, self._receivers, limit, epoch=self._lease.epoch, horizon=horizon)
             if captured.changes:
                 metrics.captured.inc(captured.changes)
                 metrics.capture_duration.observe(time.monotonic() - began)

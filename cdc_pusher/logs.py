@@ -71,6 +71,11 @@ def configure(level: Level = "info") -> None:
     logging.getLogger("cdc_pusher").setLevel(number)
 
 
+def is_debug() -> bool:
+    """Whether everything is followed: ask before a loop that tells of every change."""
+    return logging.getLogger("cdc_pusher").isEnabledFor(logging.DEBUG)
+
+
 def _renderers() -> list[structlog.typing.Processor]:
     if sys.stderr.isatty():
         return [structlog.dev.ConsoleRenderer()]

@@ -50,18 +50,14 @@ job_failures = _counter("job_failures", "Scheduled jobs that failed", "task")  #
 
 undelivered = _gauge("undelivered_messages", "Messages that are not delivered", "emp", "state", "cause", registry=of_the_database)
 oldest_age = _gauge("oldest_undelivered_change_age_seconds", "Age of the oldest change that is on its way", "emp", registry=of_the_database)
-late_after = _gauge(
-    "late_after_seconds", "Age of a change from which on the EMP is late", "emp", registry=of_the_database
-)
+late_after = _gauge("late_after_seconds", "Age of a change from which on the EMP is late", "emp", registry=of_the_database)
 breaker_open = _gauge("breaker_open", "Whether the EMP fails as a whole and gets nothing but probes", "emp", registry=of_the_database)
 paused = _gauge("emp_paused", "Whether people have paused the EMP", "emp", registry=of_the_database)
 full_load_completed = _gauge("full_load_completed", "Whether the full load is through", "emp", registry=of_the_database)
 stations = _gauge("stations", "Stations in the outbox", "emp", registry=of_the_database)
 walk_stations = _gauge("walk_stations", "Stations that the walk under way has put into the change log", "emp", registry=of_the_database)
 sweep_completed = _gauge("sweep_last_completed_timestamp_seconds", "When a sweep was last through", "emp", registry=of_the_database)
-healed = _counter(
-    "healed_stations", "Stations that a sweep found changed though no trigger had told", "emp", registry=of_the_database
-)
+healed = _counter("healed_stations", "Stations that a sweep found changed though no trigger had told", "emp", registry=of_the_database)
 missed = _counter("missed_changes", "Changes that triggers could not record; a sweep follows", registry=of_the_database)
 change_log = _gauge("change_log_changes", "Changes that wait to be captured, counted up to 10,000", registry=of_the_database)
 change_log_age = _gauge("change_log_oldest_age_seconds", "Age of the oldest change that waits to be captured", registry=of_the_database)

@@ -6,9 +6,10 @@ somebody else is changing. `capture` is locked before `emp`; nothing is locked t
 """
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
@@ -16,10 +17,39 @@ from psycopg.types.json import Jsonb
 from cdc_pusher import oioi
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import LeaseLost
+from cdc_pusher.horizon import Horizon
 from cdc_pusher.model import Kind, Payload
 from cdc_pusher.plan import Evse, Plan
-from cdc_pusher.reconcile import LIVE, Entry, Resend
+from cdc_pusher.reconcile import LIVE, SWEEP, WALK, Entry, Resend
 from cdc_pusher.sql import queries
+
+# What makes a look begin where the one before ended (`horizon`), by priority.
+_CHANGES_SINCE = (
+    b"FROM cdc_pusher.change AS c -- from the start",
+    b"""FROM unnest(%(priorities)s::smallint[], %(since)s::bigint[]) AS p (priority, since)
+        JOIN cdc_pusher.change AS c
+            ON c.priority = p.priority
+           AND c.id > p.since""",
+)
+_DUE_SINCE = (
+    b"FROM cdc_pusher.outbox AS o -- from the start",
+    b"""FROM unnest(%(priorities)s::smallint[], %(since)s::timestamptz[]) AS p (priority, since)
+    JOIN cdc_pusher.outbox AS o
+        ON o.priority = p.priority
+       AND o.next_attempt_at >= p.since""",
+)
+_EVER = datetime.min.replace(tzinfo=UTC)
+
+
+def changes_from_the_start() -> Horizon[int]:
+    """No change was looked for yet; by their number."""
+    return Horizon(dict.fromkeys((LIVE, WALK, SWEEP), 0))
+
+
+def due_from_the_start() -> Horizon[datetime]:
+    """No due message was looked for yet; by when they are due. A status comes after the stations of its kind."""
+    return Horizon(dict.fromkeys((LIVE, LIVE + 1, WALK, WALK + 1, SWEEP, SWEEP + 1), _EVER))
+
 
 _capture = queries("capture")
 _delivery = queries("delivery")
@@ -46,9 +76,11 @@ def _json(rows: object) -> Jsonb:
 class Change:
     """A row of the change log. `emp` None: for every EMP.
 
-    `station_id` None: the sub-select of `watch` says which stations `source_row` concerns; without a watch, any station may have changed.
+    `id` orders them by arrival. `station_id` None: the sub-select of `watch` says which stations `source_row` concerns; without a watch,
+    any station may have changed.
     """
 
+    id: int
     station_id: str | None
     watch: str | None
     source_row: Any
@@ -75,9 +107,22 @@ def _is_newer(epoch: int | None, last: int) -> bool:
     return epoch is not None and epoch > last
 
 
-async def consume(conn: Connection, emps: Sequence[str], batch: int) -> list[Change]:
+async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int]) -> list[Change]:
     """Take at most `batch` changes that concern these EMPs out of the log, the most urgent first."""
-    return [Change(**row) for row in await (await conn.execute(_capture.consume, {"emps": list(emps), "batch": batch})).fetchall()]
+    began = time.monotonic()
+    values: dict[str, Any] = {"emps": list(emps), "batch": batch}
+    if from_the_start := horizon.from_the_start(began):
+        query = _capture.consume
+    else:
+        query = _capture.consume.replace(*_CHANGES_SINCE)
+        values |= {"priorities": list(horizon.ends), "since": list(horizon.ends.values())}
+    changes = [Change(**row) for row in await (await conn.execute(query, values)).fetchall()]
+    ended = time.monotonic()
+    if from_the_start:
+        horizon.looked(ended, ended - began)
+    found = [(change.priority, change.id) for change in changes]
+    horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < batch)
+    return changes
 
 
 async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> frozenset[str]:
@@ -186,6 +231,7 @@ class Claim:
     payload: Payload
     sending_gen: int
     lease_until: datetime
+    due_at: datetime
     attempts: int
     last_result_code: int | None
     uncertain: bool
@@ -236,17 +282,22 @@ class Recorded:
     superseded: bool = False
 
 
-async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> bool:
-    """Take our turn at the EMP's outbox, under the lease of this epoch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Our turn at an EMP's outbox: whether it is paused by people, or forgotten, and when the transaction began."""
 
-    Returns whether people have paused it, or made us forget it. Raises `LeaseLost`.
-    """
+    paused: bool
+    now: datetime
+
+
+async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> Turn:
+    """Take our turn at the EMP's outbox, under the lease of this epoch. Raises `LeaseLost`."""
     row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
     if row is None:
-        return True
+        return Turn(paused=True, now=_EVER)
     if _is_newer(epoch, row["lane_epoch"]):
         await conn.execute(_delivery.raise_epoch, {"emp": emp, "epoch": epoch})
-    return row["paused_at"] is not None
+    return Turn(paused=row["paused_at"] is not None, now=row["now"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,10 +381,34 @@ async def expire(conn: Connection, emp: str) -> int:
     return int(row["expired"]) if row else 0
 
 
-async def claim(conn: Connection, emp: str, *, limit: int, lease_s: float, not_yet: Sequence[str] = ()) -> list[Claim]:
-    """Claim at most `limit` due messages for `lease_s` seconds, of other keys than `not_yet`."""
-    values = {"emp": emp, "limit": limit, "lease_s": lease_s, "not_yet": list(not_yet)}
-    rows = await (await conn.execute(_delivery.claim, values)).fetchall()
+async def claim(
+    conn: Connection,
+    emp: str,
+    *,
+    limit: int,
+    lease_s: float,
+    not_yet: Sequence[str] = (),
+    now: datetime | None = None,
+    horizon: Horizon[datetime] | None = None,
+) -> list[Claim]:
+    """Claim at most `limit` due messages for `lease_s` seconds, of other keys than `not_yet`.
+
+    `now`: when this transaction began; `horizon`: where the looks before have ended.
+    """
+    values: dict[str, Any] = {"emp": emp, "limit": limit, "lease_s": lease_s, "not_yet": list(not_yet)}
+    horizon = horizon or due_from_the_start()
+    began = time.monotonic()
+    if from_the_start := horizon.from_the_start(began):
+        query = _delivery.claim
+        horizon.ends = due_from_the_start().ends
+    else:
+        query = _delivery.claim.replace(*_DUE_SINCE)
+        values |= {"priorities": list(horizon.ends), "since": list(horizon.ends.values())}
+    rows = await (await conn.execute(query, values)).fetchall()
+    ended = time.monotonic()
+    if from_the_start:
+        horizon.looked(ended, ended - began)
+    horizon.found([(row["priority"], row["due_at"]) for row in rows], up_to=now or _EVER, complete=len(rows) < limit)
     claims = sorted((Claim(**row) for row in rows), key=lambda c: (c.priority, c.changed_at))
     sent = [(evse_id, c.key) for c in claims if c.kind == "station" and not c.deletes for evse_id in set(oioi.evse_ids(c.payload))]
     if sent:

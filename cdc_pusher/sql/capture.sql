@@ -17,14 +17,14 @@ WHERE singleton
 WITH taken AS (
     DELETE FROM cdc_pusher.change
     WHERE ctid = ANY (ARRAY(
-        SELECT ctid
-        FROM cdc_pusher.change
-        WHERE emp IS NULL
-           OR emp = ANY (%(emps)s)
-        ORDER BY priority, id
+        SELECT c.ctid
+        FROM cdc_pusher.change AS c -- from the start
+        WHERE c.emp IS NULL
+           OR c.emp = ANY (%(emps)s)
+        ORDER BY c.priority, c.id
         LIMIT %(batch)s
     ))
-    RETURNING station_id, watch, source_row, emp, priority, resend, changed_at
+    RETURNING id, station_id, watch, source_row, emp, priority, resend, changed_at
 ), handed_over AS (
     INSERT INTO cdc_pusher.change (station_id, watch, source_row, emp, priority, resend, changed_at)
     SELECT t.station_id, t.watch, t.source_row, e.name, t.priority, t.resend, t.changed_at
@@ -34,7 +34,7 @@ WITH taken AS (
       AND e.mapping IS NOT NULL
       AND NOT e.name = ANY (%(emps)s)
 )
-SELECT station_id, watch, source_row, emp, priority, resend, changed_at
+SELECT id, station_id, watch, source_row, emp, priority, resend, changed_at
 FROM taken
 
 -- name: lock_emps
@@ -103,11 +103,13 @@ WHERE emp = ANY (%(emps)s)
   AND NOT station_id = ANY (%(stations)s)
 
 -- name: insert_entries
--- New outbox rows.
+-- New outbox rows. What becomes due is due from now on, not from when the batch began: a lane may have looked meanwhile (`claim`).
 INSERT INTO cdc_pusher.outbox (
     emp, kind, key, station_id, payload, desired_gen, state, reason, resend_gen, priority, next_attempt_at, changed_at
 )
-SELECT emp, kind, key, station_id, payload, desired_gen, state, reason, resend_gen, priority, next_attempt_at, changed_at
+SELECT
+    emp, kind, key, station_id, payload, desired_gen, state, reason, resend_gen, priority,
+    CASE WHEN next_attempt_at IS NOT NULL THEN greatest(next_attempt_at, clock_timestamp()) END, changed_at
 FROM jsonb_to_recordset(%(rows)s) AS r (
     emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, state text, reason text, resend_gen bigint,
     priority smallint, next_attempt_at timestamptz, changed_at timestamptz
@@ -127,7 +129,10 @@ SET station_id = r.station_id,
     attempts = r.attempts,
     failing_since = CASE WHEN r.attempts > 0 AND r.payload = o.payload THEN o.failing_since END,
     strikes = CASE WHEN r.attempts > 0 AND r.payload = o.payload THEN o.strikes ELSE 0 END,
-    next_attempt_at = r.next_attempt_at,
+    next_attempt_at = CASE
+        WHEN r.next_attempt_at IS NULL OR r.next_attempt_at = o.next_attempt_at THEN r.next_attempt_at
+        ELSE greatest(r.next_attempt_at, clock_timestamp())
+    END,
     changed_at = r.changed_at
 FROM jsonb_to_recordset(%(rows)s) AS r (
     emp text, kind text, key text, station_id text, payload jsonb, desired_gen bigint, delivered_gen bigint, state text, reason text,

@@ -1,6 +1,6 @@
 -- name: lock_emp
 -- Order ourselves with capture and with other lanes of this EMP; what was recorded before is visible to the statements that follow.
-SELECT paused_at, lane_epoch
+SELECT paused_at, lane_epoch, now() AS now
 FROM cdc_pusher.emp
 WHERE name = %(emp)s
 FOR NO KEY UPDATE
@@ -143,8 +143,8 @@ WHERE o.emp = %(emp)s
 -- waits while its station is about to let go of the EVSE; a station waits until no status of an EVSE that it lets go is in flight, and until
 -- the EVSEs that it carries have left other stations at the EMP.
 WITH due AS (
-    SELECT o.emp, o.kind, o.key
-    FROM cdc_pusher.outbox AS o
+    SELECT o.emp, o.kind, o.key, o.next_attempt_at
+    FROM cdc_pusher.outbox AS o -- from the start
     CROSS JOIN LATERAL (
         SELECT CASE WHEN o.kind = 'station' AND NOT (o.payload ->> 'deleted')::boolean
             THEN ARRAY(SELECT jsonb_path_query(o.payload, '$.connectors[*].id') #>> '{}')
@@ -205,7 +205,9 @@ FROM due
 WHERE o.emp = due.emp
   AND o.kind = due.kind
   AND o.key = due.key
-RETURNING o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, o.attempts, o.last_result_code, o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at, o.failing_since, o.strikes
+RETURNING
+    o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, due.next_attempt_at AS due_at, o.attempts, o.last_result_code,
+    o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at, o.failing_since, o.strikes
 
 -- name: expose_evses
 -- Stations are about to be sent: from now on the EMP may have these EVSEs in them.
