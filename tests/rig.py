@@ -154,6 +154,7 @@ class Rig:
         self.page_stations = 200
         self.monitoring = ""
         self.database_options: Row = {}
+        self.env: Mapping[str, str] = {}  # of daemons
         self.daemon_options: Row = {}
 
     def remove_emp(self, name: str) -> None:
@@ -191,7 +192,7 @@ class Rig:
 
     def daemon(self, config: Path | None = None, *, checkout: Path | None = None, env: Mapping[str, str] | None = None) -> Daemon:
         """Start another daemon, of another checkout of the program if one is given."""
-        daemon = Daemon(config or self.config, self.directory / f"daemon-{len(self._daemons)}.log", checkout, env)
+        daemon = Daemon(config or self.config, self.directory / f"daemon-{len(self._daemons)}.log", checkout, {**self.env, **(env or {})})
         self._daemons.append(daemon)
         return daemon
 

@@ -1,6 +1,7 @@
 """Capture, claims and answers step by step on a real database, in the orders that only bad luck brings about."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -196,3 +197,50 @@ async def test_station_that_a_trigger_named_in_another_spelling_is_captured(cpo:
         await daemon.capture()
         assert await cpo.value("SELECT payload ->> 'status' FROM cdc_pusher.outbox WHERE kind = 'status'") == "Occupied"
         assert await cpo.value("SELECT count(*) FROM cdc_pusher.outbox WHERE key IN ('7', '007')") == 1
+
+
+async def test_change_that_is_committed_late_is_found_by_a_look_from_the_start(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon, await psycopg.AsyncConnection.connect(cpo.dsn) as late:
+        await daemon.capture()
+        horizon = outbox.changes_from_the_start()
+
+        async def consumed() -> list[str]:
+            return [str(change.station_id) for change in await outbox.consume(daemon.conn, ["a"], 10, horizon)]
+
+        await late.execute("INSERT INTO cdc_pusher.change (station_id) VALUES ('late')")
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id) VALUES ('early')")
+        assert await consumed() == ["early"]
+        horizon.looked(time.monotonic(), took_s=1e9)
+        await late.commit()
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id, priority) VALUES ('sweep', 20), ('walk', 10)")
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id) VALUES ('live')")
+        assert sorted(await consumed()) == ["live", "sweep", "walk"]
+        assert await consumed() == []
+        horizon.looked(time.monotonic(), took_s=0.0)
+        assert await consumed() == ["late"]
+
+
+async def test_looks_for_due_messages_begin_where_the_one_before_ended(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await cpo.build(*(f"s{n}" for n in range(2, 8)))
+        await daemon.capture()
+        horizon = outbox.due_from_the_start()
+
+        async def claimed(limit: int) -> list[str]:
+            async with daemon.conn.transaction():
+                turn = await outbox.lock_emp(daemon.conn, "a")
+                claims = await outbox.claim(daemon.conn, "a", limit=limit, lease_s=60.0, now=turn.now, horizon=horizon)
+                return sorted(claim.key for claim in claims)
+
+        found = await claimed(3)
+        horizon.looked(time.monotonic(), took_s=1e9)
+        for limit in (3, 3):
+            found += await claimed(limit)
+        assert sorted(found) == [f"s{n}" for n in range(1, 8)]
+        await cpo.build("s8")
+        await daemon.capture()
+        assert await claimed(3) == ["s8"]
+        await cpo.sql("UPDATE cdc_pusher.outbox SET next_attempt_at = now() - interval '1 h' WHERE key = %(key)s", key=evse_id("s1"))
+        assert await claimed(3) == [], "nobody makes anything due in the past"
+        horizon.looked(time.monotonic(), took_s=0.0)
+        assert await claimed(3) == [evse_id("s1")]

@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,22 @@ class Monkey:
 @pytest.mark.timeout(120 + SECONDS)
 @pytest.mark.parametrize(("seed", "kind"), seeds())
 async def test_chaos_ends_with_emp_and_database_equal(seed: int, kind: str, dsn: str, tmp_path: Path) -> None:
+    await play(seed, kind, dsn, tmp_path, env={})
+
+
+@pytest.mark.timeout(120 + SECONDS)
+async def test_chaos_ends_well_where_looks_begin_where_the_one_before_ended(dsn: str, tmp_path: Path) -> None:
+    """As if a long transaction elsewhere made every look from the start slow: `horizon`."""
+    patch = tmp_path / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text("import cdc_pusher.horizon as h\nh.SLOW_S, h.SHARE = -1.0, 0.002\n")
+    await play(4, "send", dsn, tmp_path, env={"PYTHONPATH": f"{patch}:{Path(__file__).parent.parent}"})
+
+
+async def play(seed: int, kind: str, dsn: str, tmp_path: Path, env: Mapping[str, str]) -> None:
     settings = SandboxSettings(api_key=KEY, connectors_may_change=kind == "send")
     async with rig(dsn, tmp_path) as rigged, Sandbox(settings) as sandbox:
+        rigged.env = env
         rigged.add_emp("alpha", sandbox, connectors_changed=kind)
         workload = Workload(dsn, seed, SECONDS)
         await workload.build()
