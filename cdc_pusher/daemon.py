@@ -30,12 +30,13 @@ from cdc_pusher.client import EmpClient
 from cdc_pusher.config import EmpSettings, Settings
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.delivery import Lane
-from cdc_pusher.errors import CdcPusherError
+from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.gauges import Gauges
 from cdc_pusher.horizon import SHARE, SLOW_S
 from cdc_pusher.intake import Intake
 from cdc_pusher.lease import Leases, daemon_name
 from cdc_pusher.listen import Listener
+from cdc_pusher.memory import Memory
 from cdc_pusher.monitor import Monitor
 from cdc_pusher.part import Part, wait
 from cdc_pusher.roster import CAPTURE, lane
@@ -48,6 +49,8 @@ STOP_GRACE_S = 4.0  # for requests in flight when the process ends; what is cut 
 STOP_S = 8.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
 SWEEP_CHECK_S = 30.0  # how often to look whose sweep is due
 GAUGES_S = 15.0
+FAILS_S = 20.0  # a lease is left to others when what works under it has failed for so long
+CONFIGURATION_RETRY_S = 10.0
 HANGS_S = 90.0  # longer than any statement of ours may take
 
 Work = Callable[[Connection, Part], Awaitable[None]]
@@ -73,6 +76,7 @@ class Daemon:
         self._parts: dict[str, Part] = {}
         self._leases = Leases(self._me, frozenset(), self._changed.set)
         self._listener = Listener(settings.database.dsn, self._me, self._heard)
+        self._memories: dict[str, Memory] = {}
         self._gauges = Gauges()
         self._monitor = Monitor(lambda: self._settings, self._gauges, self._hanging)
         self._intake: Intake | None = None
@@ -142,11 +146,21 @@ class Daemon:
         for name, lease in self._leases.held.items():
             if lease.leaving and name not in self._parts:
                 self._leases.give_back(name)
+            elif self._leases.daemons > 1 and name in self._parts and self._fails(self._parts[name]):
+                log.error("what this daemon has a lease for fails here: others may try", lease=name)
+                self._leases.avoid(name)
         if not self._is_stopping:
             for name, part in wanted.items():
                 if name not in self._parts:
                     self._parts[name] = part
                     part.begin(group, self._changed.set)
+
+    def _fails(self, part: Part) -> bool:
+        """Whether the part has not worked for some time, though the database is there: its lease could be renewed."""
+        now = time.monotonic()
+        if part.is_working and (part.name != CAPTURE or self._intake is None or self._intake.is_reading):
+            part.worked_at = now
+        return now - part.worked_at > FAILS_S
 
     def _end(self, part: Part) -> None:
         """Requests in flight are finished, unless the process has to end."""
@@ -168,9 +182,18 @@ class Daemon:
 
     async def _serve(self, emp: str, part: Part) -> None:
         lease, settings = part.key
-        async with EmpClient(settings) as client:
-            served = Lane(emp, settings, client, lease, daemon=self._me, wake=part.wake, changed=self._wake_intake)
-            await part.connected(served.run)
+        memory = self._memories.get(emp)
+        if memory is None or memory.epoch != lease.epoch:
+            memory = self._memories[emp] = Memory(lease.epoch)
+        while not part.stop.is_set():
+            try:
+                async with EmpClient(settings) as client:
+                    served = Lane(emp, settings, client, lease, memory, daemon=self._me, wake=part.wake, changed=self._wake_intake)
+                    await part.connected(served.run)
+                return
+            except ConfigurationError as error:  # of this EMP alone: a certificate that cannot be read any more
+                log.error("the EMP cannot be served as configured", emp=emp, error=str(error), retry_in_s=CONFIGURATION_RETRY_S)
+                await part.pause(CONFIGURATION_RETRY_S)
 
     # ── what wakes it ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -265,8 +288,8 @@ class Daemon:
             self._wants_reload = False
             try:
                 self._settings = await start.reloaded(self._settings, self._path)
-            except CdcPusherError as error:
-                log.error("the new configuration is refused, the former one stays", error=str(error))
+            except (CdcPusherError, psycopg.Error, OSError) as error:
+                log.error("the new configuration is refused, the former one stays", error=one_line(error))
                 metrics.reload_successful.set(0)
             else:
                 logs.configure(self._settings.daemon.log_level)
@@ -275,7 +298,8 @@ class Daemon:
         self._leases.want(self._our_leases())
         self._changed.set()
         self._reloading = None
-        systemd.notify("READY=1")
+        if self._is_ready and not self._is_stopping:
+            systemd.notify("READY=1")
 
     # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,19 +16,22 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, get_args
 
+import psycopg
 import structlog
 
 from cdc_pusher import logs, metrics, outbox, policy
 from cdc_pusher.breaker import Breaker
 from cdc_pusher.client import EmpClient, TooLate
+from cdc_pusher.clock import now_s
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import LeaseLost
-from cdc_pusher.lease import Lease
+from cdc_pusher.lease import Lease, end_predecessor
 from cdc_pusher.limits import TokenBucket, Window
+from cdc_pusher.memory import Memory
 from cdc_pusher.model import Accepted, Answer, Failure, Kind, Rejected, Retry, StationMissing, Verdict
 from cdc_pusher.outbox import Claim, Result
-from cdc_pusher.part import Part, wait
+from cdc_pusher.part import IDLE_S, Part, wait
 
 log = structlog.get_logger(__name__)
 
@@ -40,29 +43,11 @@ OUTCOMES = ("accepted", "retry", "station_missing", "rejected")
 CLOSED = (None, 0)  # the breaker: no reason, no trips
 
 
-class Remembered:
-    """The last that the EMP was told, of each message; `since` when all of it is remembered."""
-
-    def __init__(self) -> None:
-        self.since = datetime.now(UTC)
-        self._last: dict[tuple[Kind, str], outbox.Told] = {}
-
-    def note(self, told: outbox.Told) -> None:
-        """Remember it, and forget the oldest if that is too much."""
-        message = told.kind, told.key
-        self._last.pop(message, None)
-        self._last[message] = told
-        if len(self._last) > MOST_REMEMBERED:
-            del self._last[next(iter(self._last))]
-            self.since = datetime.now(UTC)
-
-    def all(self) -> list[outbox.Told]:
-        """What is remembered."""
-        return list(self._last.values())
-
-
 class Lane:
-    """The sending side of one EMP. `changed` is called when a message has to be captured again; `wake` wakes the lane."""
+    """The sending side of one EMP. `changed` is called when a message has to be captured again; `wake` wakes the lane.
+
+    `memory`: what was told before, and is from now on.
+    """
 
     def __init__(
         self,
@@ -70,6 +55,7 @@ class Lane:
         settings: EmpSettings,
         client: EmpClient,
         lease: Lease,
+        memory: Memory,
         *,
         daemon: str,
         wake: asyncio.Event,
@@ -96,8 +82,10 @@ class Lane:
         self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S + (1.0 / rate if rate else 0.0)
         self._requests: dict[asyncio.Task[None], Claim] = {}
         self._orphans: set[asyncio.Task[None]] = set()  # requests whose claims the database has lost
-        self._told = Remembered()
+        self._memory = memory
+        self._began_at = now_s()
         self._is_placed = False  # on a server, whose timeline is noted
+        self._records_epoch = lease.epoch  # of the lane that wrote last on this server before we did
         self._results: list[Result] = []
         self._checked_at = float("-inf")
         self._horizon = outbox.due_from_the_start()
@@ -110,21 +98,28 @@ class Lane:
         try:
             await self._recover(conn)
             while not part.stop.is_set():
-                if await wait(self._wake):
-                    self._wake.clear()
-                    if not part.stop.is_set():
-                        await self._keep_books(conn, send=True)
+                is_woken = await wait(self._wake)
                 part.moves()
-            await self._finish(part.grace_s)
+                self._wake.clear()
+                # Through a pooler, another server comes without a new connection.
+                if (is_woken or not self._is_placed or conn.is_pooled) and not part.stop.is_set():
+                    await self._keep_books(conn, send=True)
+            await self._finish(part)
             await self._keep_books(conn, send=False)
         except LeaseLost as error:
             self._lease.lose()
             log.warning("another daemon serves the EMP", emp=self.name, error=str(error))
+        except psycopg.errors.LockNotAvailable:
+            await end_predecessor(conn, self._lease.name)
+            raise
 
-    async def _finish(self, grace_s: float) -> None:
+    async def _finish(self, part: Part) -> None:
         """Let requests end by themselves for a while; what is cut off then counts as possibly applied."""
-        if self._requests:
-            _, hanging = await asyncio.wait(self._requests, timeout=grace_s)
+        until = now_s() + part.grace_s
+        while self._requests and (left_s := until - now_s()) > 0:
+            await asyncio.wait(self._requests, timeout=min(left_s, IDLE_S))
+            part.moves()
+        if hanging := list(self._requests):
             for task in hanging:
                 task.cancel()
             await asyncio.gather(*hanging, return_exceptions=True)
@@ -134,46 +129,46 @@ class Lane:
         self._checked_at = float("-inf")
         self._horizon = outbox.due_from_the_start()
         self._wake.set()
-        async with conn.transaction():
-            await self._make_good(conn)
+        self._is_placed = False
         if self._results:
             await self._keep_books(conn, send=False)
 
     async def _make_good(self, conn: Connection) -> None:
         """On another server than before, the last records may be missing: what is remembered is doubtful, or else everything is sent."""
-        await outbox.lock_emp(conn, self.name)
-        found = await outbox.memory(conn, self.name)
-        await outbox.lock_emp(conn, self.name, self._lease.epoch)
-        if found is None:
+        found = await outbox.place(conn, self.name)
+        if found is None or found.recorded_on == found.timeline:
+            self._is_placed = found is not None
             return
-        if found.recorded_on not in (None, found.timeline):
-            under_way = [outbox.told(claim, late=True) for claim in self._requests.values()]
-            answered = [outbox.told(result.claim, late=result.late) for result in self._results]
-            if await self._remembers(conn, found):
-                stations = await outbox.doubt(conn, self.name, [*self._told.all(), *answered, *under_way])
+        if found.recorded_on is not None:
+            if await self._remembers(conn):
+                stations = await outbox.doubt(conn, self.name, self._memory.all(quiet_s=self._settings.quiet_time_s))
                 log.warning("the database has failed over: what it may have lost is sent again", emp=self.name, stations=stations)
+            elif now_s() - self._began_at < self._lease_s + self._settings.quiet_time_s:
+                return  # what others had sent may still be processed, and must not come after what we send
             else:
                 await outbox.order_walk(conn, [self.name], "everything")
                 log.warning("the database is another one than before: everything is sent again", emp=self.name)
+                self._changed()
             self._orphans |= self._requests.keys()
-        if found.recorded_on != found.timeline:
-            await outbox.note_timeline(conn, self.name, found.timeline)
-        self._is_placed = True
+        await outbox.note_timeline(conn, self.name, found.timeline)
+        self._is_placed, self._records_epoch = True, self._lease.epoch
 
-    async def _remembers(self, conn: Connection, found: outbox.Memory) -> bool:
+    async def _remembers(self, conn: Connection) -> bool:
         """Whether we know all that the EMP was told since the records end."""
-        if found.lane_epoch != self._lease.epoch:
+        if self._records_epoch < self._memory.epoch:
             return False
         last = await outbox.last_delivery(conn, self.name)
-        return last is None or self._told.since < last
+        return last is None or self._memory.since < last
 
     async def _keep_books(self, conn: Connection, *, send: bool) -> None:
         results, put_off = list(self._results), frozenset(self._put_off)
-        now = time.monotonic()
+        now = now_s()
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
             turn = await outbox.lock_emp(conn, self.name, self._lease.epoch)
-            if not self._is_placed:  # the EMP was not known yet
+            if turn.epoch < self._lease.epoch:
+                self._is_placed, self._records_epoch = False, turn.epoch
+            if not self._is_placed or now - self._checked_at >= CHECK_S:
                 await self._make_good(conn)
             recorded = await self._record(conn, results) if results else outbox.Recorded()
             if now - self._checked_at >= CHECK_S:
@@ -229,7 +224,7 @@ class Lane:
         result = unsent = Result(claim=claim, outcome="unsent")
 
         def in_time() -> bool:
-            return time.monotonic() < deadline and self._lease.is_valid()
+            return now_s() < deadline and self._lease.is_valid()
 
         try:
             if self._bucket is not None:
@@ -237,6 +232,7 @@ class Lane:
             if in_time():
                 sent_at, began = datetime.now(UTC), time.monotonic()
                 result = self._cut_off(claim, sent_at, "cut off when the daemon stopped")
+                self._memory.sent(claim)
                 result = self._result(claim, await self._client.send(claim.kind, claim.payload, in_time), sent_at, began)
         except TooLate:
             result = unsent
@@ -253,6 +249,7 @@ class Lane:
 
     def _hand_in(self, result: Result) -> None:
         self._results.append(result)
+        self._memory.answered(result.claim, accepted=result.outcome == "accepted", uncertain=result.uncertain)
         if (task := asyncio.current_task()) is not None:
             self._requests.pop(task, None)
             self._orphans.discard(task)
@@ -340,8 +337,6 @@ class Lane:
             if follows:
                 gen, outcome = claim.sending_gen, result.outcome
                 log.debug("answered", emp=self.name, kind=claim.kind, key=claim.key, gen=gen, outcome=outcome, lag_s=result.lag_s)
-            if result.outcome == "accepted" or result.uncertain:
-                self._told.note(outbox.told(claim, late=result.late))
             if result.outcome == "accepted":
                 metrics.delivery_lag.labels(self.name, claim.kind).observe(result.lag_s)
             if result.outcome == "rejected":

@@ -7,13 +7,14 @@ once more, so that no change falls between. When wake-ups come thick, or cannot 
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 
+import psycopg
 import structlog
 
 from cdc_pusher import capture, enqueue, metrics, outbox, triggers
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import LeaseLost, MappingError
-from cdc_pusher.lease import Lease
+from cdc_pusher.lease import Lease, end_predecessor
 from cdc_pusher.part import IDLE_S, Part, wait
 from cdc_pusher.source import Source
 
@@ -50,12 +51,16 @@ class Intake:
         except LeaseLost as error:
             self._lease.lose()
             log.warning("another daemon captures", error=str(error))
+        except psycopg.errors.LockNotAvailable:
+            await end_predecessor(conn, self._lease.name)
+            raise
         finally:
             self.is_reading = False
 
     async def _with_source(self, conn: Connection, part: Part) -> None:
         try:
             async with await connect(self._settings.database.dsn, "source") as source_conn:
+                source_conn.moves = part.moves
                 source = await Source.open(source_conn, self._settings.source, self._settings.only, strict=False)
                 self.is_reading = True
                 await self._fill(conn, source, part)

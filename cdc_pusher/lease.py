@@ -13,13 +13,13 @@ import asyncio
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
 from cdc_pusher import __version__, metrics
+from cdc_pusher.clock import now_s
 from cdc_pusher.database import Connection
 from cdc_pusher.part import Part, wait
 from cdc_pusher.roster import Roster
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 LEASE_S = 6.0
 MARGIN_S = 1.5
 BEAT_S = 1.0
+SETTLED_S = 5.0  # a daemon that has lived for so long is given leases that others have; before, only free ones
+AVOID_S = 60.0  # how long a lease is left to others when what works under it fails here
 
 
 def daemon_name() -> str:
@@ -40,7 +42,7 @@ def daemon_name() -> str:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Lease:
-    """One that we have. `valid_until`: seconds of the monotonic clock; `leaving`: it is to be given back when its work has ended."""
+    """One that we have. `valid_until`: seconds of our clock (`clock`); `leaving`: it is to be given back when its work has ended."""
 
     name: str
     epoch: int
@@ -49,11 +51,17 @@ class Lease:
 
     def is_valid(self) -> bool:
         """Whether nobody else can have it yet."""
-        return time.monotonic() < self.valid_until
+        return now_s() < self.valid_until
 
     def lose(self) -> None:
         """Somebody else has it."""
         self.valid_until = float("-inf")
+
+
+async def end_predecessor(conn: Connection, name: str) -> None:
+    """End sessions that worked under this lease before us and hang in a transaction: a process that is stopped may hold a lock for good."""
+    for _ in await (await conn.execute(_sql.end_predecessor, {"name": name})).fetchall():
+        log.warning("a session of the daemon that had the lease before is ended: it hangs, and holds a lock", lease=name)
 
 
 @dataclass(slots=True)
@@ -67,12 +75,16 @@ class Leases:
     daemons: int = 0
     listens: bool = False  # for people to see
     elsewhere: frozenset[str] = frozenset()  # those that other living daemons have
+    _avoided_until: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
+    _differ: bool = False
     _poke: asyncio.Event = field(default_factory=asyncio.Event)
     _leaving: bool = False
 
     def want(self, names: Iterable[str]) -> None:
         """From now on, take and keep these; others are given back."""
+        if self._leaving:
+            return
         for gone in self.wanted - frozenset(names):
             metrics.lease_held.remove(gone)
         self.wanted = frozenset(names)
@@ -86,8 +98,18 @@ class Leases:
 
     def leave(self) -> None:
         """Take nothing any more; give back what is held when its work has ended."""
-        self._leaving = True
         self.want(())
+        self._leaving = True
+
+    def avoid(self, name: str) -> None:
+        """What works under this lease fails here: let others try, for a while."""
+        self._avoided_until[name] = now_s() + AVOID_S
+        self._poke.set()
+
+    def _offers(self) -> set[str]:
+        """What we would take, and keep: of what fails here, nothing for a while."""
+        now = now_s()
+        return {name for name in self.wanted if now >= self._avoided_until.get(name, now)}
 
     def expire(self) -> None:
         """Forget what is not ours any more by the clock, whatever the database says; called when it does not answer."""
@@ -105,6 +127,7 @@ class Leases:
 
     async def keep(self, conn: Connection, part: Part) -> None:
         """Renew, take and give back until all is given back after `leave`. Raises psycopg errors and `TimeoutError`: connect again."""
+        await conn.execute(_sql.bury)
         while not self.is_done:
             self._poke.clear()
             async with asyncio.timeout(LEASE_S):
@@ -115,11 +138,18 @@ class Leases:
         await conn.execute(_sql.leave, {"me": self.me})
 
     async def _beat(self, conn: Connection) -> None:
-        began, names = time.monotonic(), sorted(self.wanted)
+        began, names = now_s(), sorted(self._offers())
         ended = sorted(self._ended)
         if ended:
             await conn.execute(_sql.give_back, {"me": self.me, "names": ended})
-        spoken = {"me": self.me, "version": __version__, "leases": names, "listens": self.listens, "lease_s": LEASE_S}
+        spoken = {
+            "me": self.me,
+            "version": __version__,
+            "leases": names,
+            "wants": sorted(self.wanted),
+            "listens": self.listens,
+            "lease_s": LEASE_S,
+        }
         renewed = await conn.execute(_sql.beat, spoken)
         ours = {row["name"]: row["epoch"] for row in await renewed.fetchall()}
         roster = await self._roster(conn)
@@ -133,8 +163,17 @@ class Leases:
 
     async def _roster(self, conn: Connection) -> Roster:
         holders = {row["name"]: row["holder"] for row in await (await conn.execute(_sql.leases)).fetchall()}
-        daemons = {row["name"]: frozenset(row["leases"]) for row in await (await conn.execute(_sql.daemons)).fetchall()}
-        return Roster(daemons=daemons, holders=holders)
+        living = await (await conn.execute(_sql.daemons, {"settled_s": SETTLED_S})).fetchall()
+        daemons = {row["name"]: frozenset(row["leases"]) for row in living}
+        self._compare({row["name"]: row["wants"] for row in living if row["wants"]})
+        return Roster(daemons=daemons, holders=holders, settled=frozenset(row["name"] for row in living if row["is_settled"]))
+
+    def _compare(self, wants: dict[str, list[str]]) -> None:
+        """Daemons with other EMPs in their configuration work against each other: which EMPs there are is up to the one that captures."""
+        differ = len({frozenset(names) for names in wants.values()}) > 1
+        if differ and not self._differ:
+            log.error("the daemons have different EMPs in their configurations: give them the same, and reload", daemons=wants)
+        self._differ = differ
 
     def _note(self, ours: dict[str, int], valid_until: float, to_give: str | None) -> None:
         """Make `held` what the database says."""
@@ -153,7 +192,7 @@ class Leases:
             else:
                 lease.valid_until = valid_until
         for name, lease in self.held.items():
-            if not lease.leaving and (name not in self.wanted or name == to_give):
+            if not lease.leaving and (name not in self._offers() or name == to_give):
                 lease.leaving = True
                 changed = True
         if changed:

@@ -284,20 +284,21 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """Our turn at an EMP's outbox: whether it is paused by people, or forgotten, and when the transaction began."""
+    """Our turn at an EMP's outbox: whether it is paused by people, or forgotten, when the transaction began, who has written last."""
 
     paused: bool
     now: datetime
+    epoch: int
 
 
 async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> Turn:
     """Take our turn at the EMP's outbox, under the lease of this epoch. Raises `LeaseLost`."""
     row = await (await conn.execute(_delivery.lock_emp, {"emp": emp})).fetchone()
     if row is None:
-        return Turn(paused=True, now=_EVER)
+        return Turn(paused=True, now=_EVER, epoch=epoch or 0)
     if _is_newer(epoch, row["lane_epoch"]):
         await conn.execute(_delivery.raise_epoch, {"emp": emp, "epoch": epoch})
-    return Turn(paused=row["paused_at"] is not None, now=row["now"])
+    return Turn(paused=row["paused_at"] is not None, now=row["now"], epoch=row["lane_epoch"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +311,10 @@ class Told:
     payload: bytes  # JSON
     late: bool = False
 
+    def made_late(self) -> "Told":
+        """The same, but a request may be processed after it."""
+        return replace(self, late=True)
+
 
 def told(claim: Claim, *, late: bool = False) -> Told:
     """What this claim's request has told the EMP."""
@@ -317,18 +322,17 @@ def told(claim: Claim, *, late: bool = False) -> Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class Place:
     """On which server the EMP's records were made (`recorded_on`, None: on none yet), and on which we are now."""
 
     recorded_on: str | None
     timeline: str
-    lane_epoch: int
 
 
-async def memory(conn: Connection, emp: str) -> Memory | None:
-    """What the database remembers of the EMP. None: it does not know it."""
-    row = await (await conn.execute(_delivery.memory, {"emp": emp})).fetchone()
-    return Memory(**row) if row else None
+async def place(conn: Connection, emp: str) -> Place | None:
+    """Where the EMP's records were made. None: the database does not know it."""
+    row = await (await conn.execute(_delivery.place, {"emp": emp})).fetchone()
+    return Place(**row) if row else None
 
 
 async def last_delivery(conn: Connection, emp: str) -> datetime | None:

@@ -48,6 +48,7 @@ class Part:
         self.wake = asyncio.Event()
         self.grace_s = math.inf
         self.is_working = False
+        self.worked_at = time.monotonic()  # when it last did
         self.moved_at = time.monotonic()
         self._work = work
         self._dsn = dsn
@@ -76,10 +77,12 @@ class Part:
         self.wake.set()
 
     def cut_off(self) -> None:
-        """End it now: what only waits has begun nothing."""
+        """End it now, once: what only waits has begun nothing."""
         assert self._task is not None, "it has begun"
-        self.stop.set()
-        self._task.cancel()
+        if self.grace_s >= 0:
+            self.grace_s = -1.0
+            self.stop.set()
+            self._task.cancel()
 
     def moves(self) -> None:
         """Say that it works, or waits for good reason; one that hangs does not say so."""
@@ -102,6 +105,7 @@ class Part:
                     connected_at = time.monotonic()
                     if failures:
                         log.info("database connected again", part=self.name)
+                    conn.moves = self.moves
                     self.is_working = True
                     return await work(conn, self)
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege) as error:

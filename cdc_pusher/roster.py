@@ -1,7 +1,7 @@
 """Who should have which lease: decided by every daemon for itself, from the same tables, with the same result. Pure.
 
-The living share the leases evenly. A free one goes to whoever has least; a daemon that has two more than another one gives one away,
-`CAPTURE` last, since who captures reads the source anew.
+The living share the leases evenly. A free one goes to whoever has least; a daemon that has two more than another one, which has lived for
+some time, gives one away, `CAPTURE` last, since who captures reads the source anew.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -21,10 +21,11 @@ def lane(emp: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
-    """The living daemons with the leases that each could have, and who has which (None: nobody)."""
+    """The living daemons with the leases that each could have, and who has which (None: nobody). `settled`: not just started."""
 
     daemons: Mapping[str, Set[str]]
     holders: Mapping[str, str | None]
+    settled: Set[str] = frozenset()
 
     def to_take(self, me: str) -> Sequence[str]:
         """The free leases that are mine to take.
@@ -45,7 +46,7 @@ class Roster:
     def to_give(self, me: str) -> str | None:
         """A lease of mine that another daemon should have. None: all is even, or there are free ones to be shared first.
 
-        >>> Roster(daemons={"a": {"x", "y"}, "b": {"x", "y"}}, holders={"x": "a", "y": "a"}).to_give("a")
+        >>> Roster(daemons={"a": {"x", "y"}, "b": {"x", "y"}}, holders={"x": "a", "y": "a"}, settled={"b"}).to_give("a")
         'y'
         """
         load = self._load()
@@ -54,7 +55,7 @@ class Roster:
         mine = sorted((name for name, holder in self.holders.items() if holder == me), key=lambda name: (name == CAPTURE, name))
         lanes = [name for name in mine if name != CAPTURE]
         for name in [*reversed(lanes), *(mine[len(lanes) :])]:
-            if any(load[me] - load[other] >= 2 for other in self._able(name)):
+            if any(load[me] - load[other] >= 2 for other in self._able(name) if other in self.settled):
                 return name
         return None
 

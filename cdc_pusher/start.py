@@ -4,12 +4,13 @@ import asyncio
 import random
 from pathlib import Path
 
+import psycopg
 import structlog
 
 from cdc_pusher import config, migrate, policy, systemd, triggers
 from cdc_pusher.client import tls
 from cdc_pusher.config import Settings
-from cdc_pusher.database import Connection, connect
+from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.errors import ConfigurationError, DatabaseUnavailable
 from cdc_pusher.source import Source
 
@@ -28,12 +29,12 @@ async def prepare(settings: Settings) -> None:
     while True:
         try:
             return await _look(settings)
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, psycopg.OperationalError) as error:
             if not systemd.is_service():
                 raise
             pause = policy.backoff_s(failures, base_s=WAIT_BASE_S, cap_s=WAIT_CAP_S, chance=random.uniform(0.5, 1.0))
-            log.warning("the database is not there yet", error=str(error), retry_in_s=round(pause, 2))
-            systemd.notify(f"STATUS={error}", "EXTEND_TIMEOUT_USEC=60000000")
+            log.warning("the database is not there yet", error=one_line(error), retry_in_s=round(pause, 2))
+            systemd.notify(f"STATUS={one_line(error)}", "EXTEND_TIMEOUT_USEC=60000000")
             failures += 1
             await asyncio.sleep(pause)
 
@@ -71,4 +72,4 @@ async def _require_writable(conn: Connection) -> None:
     assert row is not None
     if row["standby"] or row["ro"]:
         what = "the server is a standby" if row["standby"] else "transactions are read-only by default"
-        raise ConfigurationError(f"{what}: database.dsn has to lead to the primary (target_session_attrs=read-write)")
+        raise DatabaseUnavailable(f"{what}: database.dsn has to lead to the primary (target_session_attrs=read-write)")

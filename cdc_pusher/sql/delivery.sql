@@ -37,12 +37,11 @@ WITH expired AS (
 SELECT count(*) AS expired, (SELECT count(*) FROM noted) AS superseded
 FROM expired
 
--- name: memory
--- How far the records of this EMP reach, on which server they were made, and on which we are.
+-- name: place
+-- On which server the records of this EMP were made, and on which we are.
 SELECT
     e.timeline AS recorded_on,
-    s.system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
-    e.lane_epoch
+    concat_ws('/', s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), 'cdc_pusher.outbox'::regclass::oid) AS timeline
 FROM cdc_pusher.emp AS e
 CROSS JOIN pg_control_system() AS s
 WHERE e.name = %(emp)s

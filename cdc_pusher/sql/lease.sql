@@ -1,10 +1,11 @@
 -- name: beat
 -- Say that we live and which leases we could have; keep those that we have.
 WITH spoken AS (
-    INSERT INTO cdc_pusher.daemon AS d (name, version, leases, listens, expires_at)
-    VALUES (%(me)s, %(version)s, %(leases)s, %(listens)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
+    INSERT INTO cdc_pusher.daemon AS d (name, version, leases, wants, listens, expires_at)
+    VALUES (%(me)s, %(version)s, %(leases)s, %(wants)s, %(listens)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
     ON CONFLICT (name) DO UPDATE
     SET leases = excluded.leases,
+        wants = excluded.wants,
         listens = excluded.listens,
         expires_at = excluded.expires_at
 ), wanted AS (
@@ -25,8 +26,8 @@ SELECT name, CASE WHEN expires_at > clock_timestamp() THEN holder END AS holder
 FROM cdc_pusher.lease
 
 -- name: daemons
--- The daemons that live, and the leases that each could have.
-SELECT name, leases
+-- The daemons that live, the leases that each could have now and by its configuration, and whether it has lived for some time.
+SELECT name, leases, wants, started_at < clock_timestamp() - make_interval(secs => %(settled_s)s) AS is_settled
 FROM cdc_pusher.daemon
 WHERE expires_at > clock_timestamp()
 
@@ -57,13 +58,21 @@ WHERE holder = %(me)s
   AND name = ANY (%(names)s)
 
 -- name: leave
--- We are about to end: no daemon of that name any more, nor of those that have long been silent.
+-- We are about to end.
 DELETE FROM cdc_pusher.daemon
 WHERE name = %(me)s
-   OR expires_at < clock_timestamp() - interval '1 day'
 
--- name: forget
--- Leases of EMPs that no living daemon knows.
-DELETE FROM cdc_pusher.lease AS l
-WHERE (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '1 day')
-  AND NOT EXISTS (SELECT FROM cdc_pusher.daemon AS d WHERE d.expires_at > clock_timestamp() AND l.name = ANY (d.leases))
+-- name: bury
+-- Daemons that have been silent for a day.
+DELETE FROM cdc_pusher.daemon
+WHERE expires_at < clock_timestamp() - interval '1 day'
+
+-- name: end_predecessor
+-- Sessions that worked under a lease before us, and hang in a transaction.
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE datname = current_database()
+  AND usename = current_user
+  AND application_name = 'cdc-pusher ' || %(name)s
+  AND pid <> pg_backend_pid()
+  AND xact_start < clock_timestamp() - interval '5 s'

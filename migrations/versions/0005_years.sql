@@ -18,6 +18,7 @@ CREATE TABLE cdc_pusher.daemon (
     name TEXT NOT NULL,
     version TEXT NOT NULL,
     leases TEXT[] NOT NULL,
+    wants TEXT[] NOT NULL,
     listens BOOLEAN DEFAULT false NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -26,7 +27,8 @@ CREATE TABLE cdc_pusher.daemon (
 COMMENT ON TABLE cdc_pusher.daemon IS 'The daemons that run on this database, on whatever machine';
 COMMENT ON COLUMN cdc_pusher.daemon.name IS 'Machine, process id and a number by chance';
 COMMENT ON COLUMN cdc_pusher.daemon.version IS 'The version of the program';
-COMMENT ON COLUMN cdc_pusher.daemon.leases IS 'The leases that it may take: what its configuration names; none when it is about to stop';
+COMMENT ON COLUMN cdc_pusher.daemon.leases IS 'The leases that it may take now: none when it is about to stop, and not those whose work fails here';
+COMMENT ON COLUMN cdc_pusher.daemon.wants IS 'The leases that its configuration names';
 COMMENT ON COLUMN cdc_pusher.daemon.listens IS 'Whether it hears NOTIFY; if not, it polls';
 COMMENT ON COLUMN cdc_pusher.daemon.started_at IS 'When it started';
 COMMENT ON COLUMN cdc_pusher.daemon.expires_at IS 'From when on it counts as dead, unless it speaks up again';
@@ -36,7 +38,7 @@ COMMENT ON COLUMN cdc_pusher.emp.lane_epoch IS 'Epoch of the lane that last wrot
 ALTER TABLE cdc_pusher.capture ADD COLUMN epoch BIGINT DEFAULT 0 NOT NULL;
 COMMENT ON COLUMN cdc_pusher.capture.epoch IS 'Epoch of the capture that last wrote; one with a lower epoch has lost its lease and writes nothing';
 ALTER TABLE cdc_pusher.emp ADD COLUMN timeline TEXT;
-COMMENT ON COLUMN cdc_pusher.emp.timeline IS 'The server that the lane has recorded on (system identifier and timeline): another one may have lost records';
+COMMENT ON COLUMN cdc_pusher.emp.timeline IS 'Where the lane has recorded: system identifier, timeline, oid of the outbox; another place may have lost records';
 
 COMMENT ON COLUMN cdc_pusher.attempt.host IS 'The daemon that sent it';
 

@@ -1,0 +1,57 @@
+"""What an EMP was told lately, in case the database loses its records of it: a fail-over to a server that had not got them yet.
+
+It outlives the lane that fills it, but not the time in which the lane is this daemon's: what another daemon has told since, we do not know.
+Never more than `MOST` messages; when older ones are forgotten, `since` says from when on everything is remembered.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cdc_pusher.outbox import Claim, Told, told
+
+MOST = 10_000  # messages
+
+Message = tuple[str, str]  # kind, key
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    told: Told
+    late_at: float | None  # when a request ended that may be processed after it; seconds, monotonic
+
+
+class Memory:
+    """Of one EMP. `epoch`: of the first lease under which it was filled."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.since = datetime.now(UTC)
+        self._last: dict[Message, _Last] = {}
+        self._sending: dict[Message, Told] = {}
+
+    def sent(self, claim: Claim) -> None:
+        """Its request goes out now."""
+        self._sending[claim.kind, claim.key] = told(claim, late=True)
+
+    def answered(self, claim: Claim, *, accepted: bool, uncertain: bool) -> None:
+        """Its request has ended: accepted, refused for sure, or nobody knows (`uncertain`)."""
+        message = claim.kind, claim.key
+        self._sending.pop(message, None)
+        if not accepted and not uncertain:
+            return
+        before = self._last.pop(message, None)
+        late_at = time.monotonic() if uncertain else before.late_at if before else None
+        self._last[message] = _Last(told(claim), late_at)
+        if len(self._last) > MOST:
+            del self._last[next(iter(self._last))]
+            self.since = datetime.now(UTC)
+
+    def all(self, *, quiet_s: float) -> list[Told]:
+        """The last word of each message; `late` if a request may still be processed after it, which is over after `quiet_s` seconds."""
+        quiet_since = time.monotonic() - quiet_s
+        words = {
+            message: last.told.made_late() if last.late_at is not None and last.late_at > quiet_since else last.told
+            for message, last in self._last.items()
+        }
+        return list({**words, **self._sending}.values())
