@@ -22,14 +22,14 @@ PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  #
 
 
 class Repeats:
-    """Drops what repeats itself: the same message about the same EMP, part or lease; never at debug, which is for following everything."""
+    """Drops warnings and errors that repeat themselves: the same message about the same EMP, part or lease."""
 
     def __init__(self) -> None:
         self._told: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def __call__(self, _: WrappedLogger, method: str, event: EventDict) -> EventDict:
         """A processor of structlog."""
-        if method == "debug":
+        if method in ("debug", "info"):
             return event
         key = (event.get("event"), event.get("emp"), event.get("part"), event.get("lease"))
         now = time.monotonic()

@@ -133,8 +133,10 @@ async def _told(sandbox: Sandbox, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def after_a_loss(loss: str, directory: Path) -> AsyncIterator[tuple[Rig, Sandbox]]:
+async def after_a_loss(loss: str, directory: Path, *, is_slow: bool = False) -> AsyncIterator[tuple[Rig, Sandbox]]:
     """A change was committed, told to the EMP and recorded as delivered; then the primary crashed before the standby had any of it.
+
+    `is_slow`: the new primary came so late that the daemon had lost its leases.
 
     The daemon works on the new primary and has swept it.
     """
@@ -150,7 +152,12 @@ async def after_a_loss(loss: str, directory: Path) -> AsyncIterator[tuple[Rig, S
         await until(lambda: told_of(sandbox, loss), "the EMP is told of what will be lost")
         await rigged.quiet()
         assert await differences(rigged, sandbox) == []
-        await made.fail_over("crash")
+        if is_slow:
+            await asyncio.to_thread(made.primary.stop, "immediate")
+            await until(lambda: "leases are lost" in daemon.said, "the daemon has lost its leases")
+            await made.promote()
+        else:
+            await made.fail_over("crash")
         await rigged.connect_again()
         assert await contents(rigged) == before
         await rigged.set_status("s2", "Reserved")
@@ -184,10 +191,34 @@ def told_of(sandbox: Sandbox, loss: str) -> bool:
     return told[loss]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-async def test_what_postgres_lost_is_taken_back_at_the_emp(loss: str, tmp_path: Path) -> None:
-    async with after_a_loss(loss, tmp_path) as (rigged, sandbox):
+@pytest.mark.parametrize(("loss", "is_slow"), [*((loss, False) for loss in LOSSES), ("creation", True), ("status", True)])
+async def test_what_postgres_lost_is_taken_back_at_the_emp(loss: str, is_slow: bool, tmp_path: Path) -> None:
+    async with after_a_loss(loss, tmp_path, is_slow=is_slow) as (rigged, sandbox):
         assert await differences(rigged, sandbox) == []
+        assert "what it may have lost is sent again" in rigged.said
+        assert sandbox.stats()["accepted"]["station"] <= 5, "nothing else is sent again"
+
+
+async def test_everything_is_sent_again_where_nobody_remembers(dsn: str, tmp_path: Path) -> None:
+    """The database was restored from a copy, and the daemon began anew."""
+    async with rig(dsn, tmp_path) as rigged, Sandbox(SandboxSettings(api_key=KEY)) as sandbox:
+        rigged.add_emp("alpha", sandbox)
+        await rigged.build("s1", "s2")
+        daemon = await rigged.ready_daemon()
+        await rigged.quiet()
+        await daemon.kill()
+        await rigged.sql("UPDATE cdc_pusher.emp SET timeline = 'another place'")
+        await rigged.sql("ALTER TABLE connector DISABLE TRIGGER ALL")
+        await rigged.sql("UPDATE connector SET status = 'Occupied' WHERE station_id = 's1'")  # as the copy has it, and its outbox, too
+        await rigged.sql(
+            'UPDATE cdc_pusher.outbox SET payload = payload || \'{"status": "Occupied"}\','
+            " acknowledged = acknowledged || '{\"status\": \"Occupied\"}' WHERE kind = 'status' AND station_id = 's1'"
+        )
+        again = await rigged.ready_daemon()
+        await until(lambda: "everything is sent again" in again.said, "it has seen that")
+        await rigged.quiet()
+        assert await differences(rigged, sandbox) == []
+        assert sandbox.stats()["accepted"]["station"] == 4
 
 
 async def test_request_whose_claim_was_lost_is_neither_overtaken_nor_the_last_word(tmp_path: Path) -> None:

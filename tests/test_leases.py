@@ -205,7 +205,7 @@ async def test_leases_are_given_back_at_the_end_and_taken_at_once(rigged: Rig, e
 async def test_lanes_go_over_to_daemons_that_join_and_nothing_is_sent_twice(rigged: Rig, emps: Emps) -> None:
     await rigged.build(*(f"s{n}" for n in range(1, 200)))
     for emp in emps.values():
-        emp.set_faults([{"kind": "delay", "seconds": 0.1}])
+        emp.set_faults([{"kind": "delay", "seconds": 0.4}])
     daemons = [await rigged.ready_daemon() for _ in range(3)]
     await until(lambda: evenly(rigged, *daemons), "the leases are shared")
     await rigged.quiet()

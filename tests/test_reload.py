@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import certifi
 import pytest
-from rig import KEY, Daemon, Rig, rig, until
+from rig import KEY, Daemon, Rig, connected, rig, until
 
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 
+AUTHORITIES = Path(certifi.where()).read_text()
 STATIONS = [f"s{n}" for n in range(1, 31)]
 
 
@@ -117,3 +119,46 @@ async def test_bad_configuration_is_refused_and_the_former_one_stays(
     await rigged.quiet()
     assert emps["alpha"].ledger[-1]["payload"]["status"] == "Occupied"
     assert daemon.exit_code is None
+
+
+async def test_reload_that_the_database_does_not_answer_is_refused(rigged: Rig, emps: dict[str, Sandbox]) -> None:
+    rigged.add_emp("alpha", emps["alpha"])
+    await rigged.build("s1")
+    daemon = await rigged.ready_daemon()
+    await rigged.quiet()
+    async with await connected(rigged.dsn) as other, other.transaction():
+        await other.execute("LOCK TABLE cdc_pusher.alembic_version")
+        await reload(daemon, refused=True)
+    assert daemon.exit_code is None
+    await reload(daemon)
+
+
+async def test_end_during_a_reload_gives_everything_back(rigged: Rig, emps: dict[str, Sandbox]) -> None:
+    rigged.add_emp("alpha", emps["alpha"])
+    await rigged.build("s1")
+    daemon = await rigged.ready_daemon()
+    await rigged.quiet()
+    daemon.send_signal(signal.SIGHUP)
+    assert await daemon.stop() < 5
+    assert await rigged.value("SELECT count(holder) FROM cdc_pusher.lease") == 0
+    assert await rigged.value("SELECT count(*) FROM cdc_pusher.daemon") == 0
+
+
+async def test_certificate_that_has_gone_stops_its_emp_alone(rigged: Rig, emps: dict[str, Sandbox], tmp_path: Path) -> None:
+    authorities = tmp_path / "ca.pem"
+    authorities.write_text(AUTHORITIES)
+    rigged.add_emp("alpha", emps["alpha"], ca_file=str(authorities))
+    rigged.add_emp("beta", emps["beta"])
+    await rigged.build("s1")
+    first = await rigged.ready_daemon()
+    await rigged.quiet()
+    authorities.unlink()
+    await first.stop()
+    second = rigged.daemon()
+    await until(lambda: "the EMP cannot be served as configured" in second.said, "it says so")
+    await rigged.set_status("s1", "Occupied")
+    await until(lambda: emps["beta"].ledger[-1]["payload"].get("status") == "Occupied", "the other one is served")
+    authorities.write_text(AUTHORITIES)
+    await rigged.quiet()
+    assert emps["alpha"].ledger[-1]["payload"]["status"] == "Occupied"
+    assert second.exit_code is None

@@ -99,10 +99,10 @@ async def test_watchdog_is_not_fed_while_a_part_hangs(dsn: str, tmp_path: Path, 
             "import cdc_pusher.daemon, cdc_pusher.capture, asyncio\n"
             "cdc_pusher.daemon.HANGS_S = 11.0\n"
             "batch = cdc_pusher.capture.batch\n"
-            "async def hang(*a):\n"
+            "async def hang(*a, **k):\n"
             "    import pathlib\n"
             f"    if pathlib.Path({str(tmp_path / 'now')!r}).exists(): await asyncio.Event().wait()\n"
-            "    return await batch(*a)\n"
+            "    return await batch(*a, **k)\n"
             "cdc_pusher.capture.batch = hang\n"
         )
         env = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000", "PYTHONPATH": f"{hang}:{Path(__file__).parent.parent}"}
