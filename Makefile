@@ -1,7 +1,7 @@
 # Everything here needs Python >= 3.11 and make; the rest is installed into .venv, Postgres too.
 #   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
 #   make test ARGS='-k outbox -x'   the tests
-#   make bench ONLY=large           measure: large, heartbeat, trigger, isolation; each with its goals
+#   make bench ONLY=large           measure: large, heartbeat, trigger, isolation, longtx; each with its goals
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make check                      all that .ci/run checks of the code
 #   make deb                        dist/cdc-pusher_VERSION_ARCH.deb: packaging/README.md
@@ -40,7 +40,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMP)
-	@set -eu; for name in $(or $(ONLY),large heartbeat trigger isolation); do echo "== $$name"; $(BIN)/python -m bench $$name; done
+	@set -eu; for name in $(or $(ONLY),large heartbeat trigger isolation longtx); do echo "== $$name"; $(BIN)/python -m bench $$name; done
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from bench import heartbeat, isolation, large, trigger
+from bench import heartbeat, isolation, large, longtx, trigger
 from bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "heartbeat": heartbeat.run,
     "trigger": trigger.run,
     "isolation": isolation.run,
+    "longtx": longtx.run,
 }
 
 
