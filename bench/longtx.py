@@ -130,13 +130,15 @@ QUERIES = {
     "entries": "%UNION ALL%FROM cdc_pusher.outbox%",
     "update_entries": "UPDATE cdc_pusher.outbox%r.desired_gen%",
     "expire": "WITH expired AS%",
-    "promote": "%AS class%",
+    "promote": "UPDATE cdc_pusher.outbox AS o%AS class%",
     "claim": "WITH due AS%",
     "record": "WITH answer AS%",
     "pulse": "%AS walks%",
     "backlog": "%AS oldest_change_at%",
     "beat": "WITH spoken AS%",
-    "the mapping, read by capture": "%public.connector%json%",
+    "capture waits for its turn": "SELECT name FROM cdc_pusher.emp%FOR NO KEY UPDATE",
+    "the lane waits for its turn": "SELECT paused_at, lane_epoch%",
+    "the mapping: connectors": 'SELECT s.station_id::text%"evse_id"%',
     "the CPO's statement": "UPDATE connector SET status = CASE%",
 }
 MEANS: LiteralString = """SELECT sum(calls)::bigint, sum(total_exec_time) / sum(calls),
@@ -152,6 +154,7 @@ class _Figures:
     """Of 20 s: milliseconds of every change; processor milliseconds a change; calls, milliseconds and pages of each query."""
 
     latencies: Sequence[float]
+    unsent: int
     rate: float
     daemon_cpu: float
     backend_cpu: float
@@ -249,9 +252,11 @@ def _measured(conn: psycopg.Connection, config: Path) -> _Figures:
         while not _value(conn, SETTLED) and time.monotonic() < deadline:
             time.sleep(2)
         sent: dict[str, float] = dict(conn.execute(SENT, [began]).fetchall())
+        unsent = sum(evse not in sent for evse in made)
         latencies = [1000 * (sent.get(evse, time.time()) - at) for evse, at in made.items()]
     return _Figures(
         latencies=latencies,
+        unsent=unsent,
         rate=count / took_s,
         daemon_cpu=1000 * daemon_s / count,
         backend_cpu=1000 * backend_s / count,
@@ -299,6 +304,7 @@ def _compared(before: _Figures, after: _Figures) -> list[Result]:
             at_most=GOAL,
             note=f"daemon {after.daemon_cpu:.2f} ÷ {before.daemon_cpu:.2f}, backends {after.backend_cpu:.2f} ÷ {before.backend_cpu:.2f}",
         ),
+        Result(name=f"not sent {DRAIN_S:.0f} s after the last change", value=after.unsent, at_most=0, note=f"{before.unsent} without"),
         Result(name="changes made with", value=after.rate, unit="1/s", note=f"{before.rate:.0f} without"),
     ]
     for name, (calls, ms, pages) in after.queries.items():
