@@ -151,7 +151,7 @@ BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'cdc-pu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Figures:
-    """Of 20 s: milliseconds of every change; processor milliseconds a change; calls, milliseconds and pages of each query."""
+    """Of 20 s: milliseconds of every change; processor milliseconds a change that was sent; calls, milliseconds and pages of each query."""
 
     latencies: Sequence[float]
     unsent: int
@@ -246,6 +246,7 @@ def _measured(conn: psycopg.Connection, config: Path) -> _Figures:
         made = _change(conn, range(RATE * WARM_UP_S, RATE * WARM_UP_S + count))
         took_s = time.time() - began
         daemon_s, backend_s = _more(daemon_was, _cpu_s([daemon])), _more(backends_were, _cpu_s(_backends(conn)))
+        done = max(1, len(conn.execute(SENT, [began]).fetchall()))
         queries = {name: row for name, like in QUERIES.items() if (row := conn.execute(MEANS, [like]).fetchone())}
         deadline = time.monotonic() + DRAIN_S
         time.sleep(2)
@@ -258,8 +259,8 @@ def _measured(conn: psycopg.Connection, config: Path) -> _Figures:
         latencies=latencies,
         unsent=unsent,
         rate=count / took_s,
-        daemon_cpu=1000 * daemon_s / count,
-        backend_cpu=1000 * backend_s / count,
+        daemon_cpu=1000 * daemon_s / done,
+        backend_cpu=1000 * backend_s / done,
         queries=queries,
     )
 
