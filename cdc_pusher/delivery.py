@@ -26,6 +26,7 @@ from cdc_pusher.clock import now_s
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import LeaseLost
+from cdc_pusher.horizon import SHARE
 from cdc_pusher.lease import Lease, end_predecessor
 from cdc_pusher.limits import TokenBucket, Window
 from cdc_pusher.memory import Memory
@@ -87,7 +88,7 @@ class Lane:
         self._is_placed = False  # on a server, whose timeline is noted
         self._records_epoch = lease.epoch  # of the lane that wrote last on this server before we did
         self._results: list[Result] = []
-        self._checked_at = float("-inf")
+        self._check_at = float("-inf")
         self._horizon = outbox.due_from_the_start()
 
     async def run(self, conn: Connection, part: Part) -> None:
@@ -126,7 +127,7 @@ class Lane:
 
     async def _recover(self, conn: Connection) -> None:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
-        self._checked_at = float("-inf")
+        self._check_at = float("-inf")
         self._horizon = outbox.due_from_the_start()
         self._wake.set()
         self._is_placed = False
@@ -168,10 +169,10 @@ class Lane:
             turn = await outbox.lock_emp(conn, self.name, self._lease.epoch)
             if turn.epoch < self._lease.epoch:
                 self._is_placed, self._records_epoch = False, turn.epoch
-            if not self._is_placed or now - self._checked_at >= CHECK_S:
+            if not self._is_placed or now >= self._check_at:
                 await self._make_good(conn)
             recorded = await self._record(conn, results) if results else outbox.Recorded()
-            if now - self._checked_at >= CHECK_S:
+            if now >= self._check_at:
                 await self._check(conn, now)
             noted = await self._note_breaker(conn)
             if hastened := put_off if noted == CLOSED else frozenset():
@@ -198,11 +199,11 @@ class Lane:
 
     async def _check(self, conn: Connection, now: float) -> None:
         """Now and then: claims whose daemon has died, and messages that wait for too long."""
-        self._checked_at = now
         if expired := await outbox.expire(conn, self.name):
             log.warning("claims ran out, their messages are sent again", emp=self.name, claims=expired)
             self._changed()
         await outbox.promote(conn, self.name)
+        self._check_at = now + max(CHECK_S, (now_s() - now) / SHARE)
 
     def _room(self, now: float, unrecorded: int) -> int:
         """How many more messages may be claimed: none that could not be sent in time."""

@@ -10,7 +10,7 @@ from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 
 COUNT_STATIONS_EVERY_S = 300.0
-SHARE = 0.05  # of the time at most goes into looking
+SHARE = 0.02  # of the time at most goes into looking: it goes through the outbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

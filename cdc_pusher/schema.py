@@ -153,7 +153,7 @@ outbox = Table(
     Index("outbox_station", "station_id", "emp"),
     Index("outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")),
     Index("outbox_lease", "emp", "lease_until", postgresql_where=text("state = 'in_flight'")),
-    Index("outbox_undelivered", "emp", "changed_at", postgresql_where=text("state <> 'delivered'")),
+    Index("outbox_problem", "emp", "kind", "key", postgresql_where=text("state IN ('held', 'rejected')")),
     comment="What each EMP should have and what it has: one row for each EMP and entity, no history.",
 )
 

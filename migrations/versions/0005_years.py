@@ -25,10 +25,6 @@ ALTER TABLE IF EXISTS cdc_pusher.evse RESET (fillfactor, autovacuum_vacuum_scale
 ALTER TABLE IF EXISTS cdc_pusher.emp RESET (fillfactor);
 ALTER TABLE IF EXISTS cdc_pusher.capture RESET (fillfactor);
 """
-INDEXES = """
-DROP INDEX IF EXISTS cdc_pusher.outbox_undelivered;
-CREATE INDEX IF NOT EXISTS outbox_problem ON cdc_pusher.outbox (emp, kind, key) WHERE state IN ('held', 'rejected');
-"""
 
 
 def upgrade() -> None:
@@ -37,5 +33,3 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.get_bind().exec_driver_sql(DOWNGRADE)
-    if op.get_bind().exec_driver_sql("SELECT to_regclass('cdc_pusher.outbox')").scalar():
-        op.get_bind().exec_driver_sql(INDEXES)

@@ -42,10 +42,6 @@ COMMENT ON COLUMN cdc_pusher.emp.timeline IS 'Where the lane has recorded: syste
 
 COMMENT ON COLUMN cdc_pusher.attempt.host IS 'The daemon that sent it';
 
--- The oldest and the number of what is not delivered, without a look at what is.
-CREATE INDEX outbox_undelivered ON cdc_pusher.outbox (emp, changed_at) WHERE state <> 'delivered';
-DROP INDEX cdc_pusher.outbox_problem;
-
 -- Vacuum shortens a table under a lock that the triggers would not wait for: what they could not record is a sweep.
 ALTER TABLE cdc_pusher.change SET (
     vacuum_truncate = off,
