@@ -106,7 +106,7 @@ constraints:
 	      | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$'; } >"$$work/constraints.txt"; \
 	cp "$$work/constraints.txt" constraints.txt
 
-check: test lint types layers wheel-check
+check: test lint types layers alerts wheel-check
 
 clean:
 	rm -rf $(VENV) dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

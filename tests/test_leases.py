@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -235,3 +236,22 @@ async def test_who_has_lost_a_lease_without_knowing_it_writes_nothing(rigged: Ri
     await rigged.quiet()
     assert all(emp.ledger[-1]["payload"]["status"] == "Occupied" for emp in emps.values())
     assert daemon.exit_code is None
+
+
+async def test_what_fails_at_one_daemon_is_left_to_another(rigged: Rig, emps: Emps) -> None:
+    """Its certificates are not there, say: it lives, and can serve nobody."""
+    await rigged.build("s1")
+    able = await rigged.ready_daemon()
+    unable_config = rigged.directory / "unable.toml"
+    unable_config.write_text(re.sub(r"^url = ", 'ca_file = "/no/such/file"\nurl = ', rigged.config.read_text(), flags=re.MULTILINE))
+    unable = rigged.daemon(unable_config)
+    await until(lambda: "the EMP cannot be served as configured" in unable.said, "it was given a lane")
+    await until(lambda: "others may try" in unable.said, "it lets go", 40.0)
+    await until(lambda: all_lanes_held_by(rigged, able), "the other one serves everybody")
+    await rigged.set_status("s1", "Occupied")
+    await until(lambda: all(emp.ledger[-1]["payload"].get("status") == "Occupied" for emp in emps.values()), "everybody is told")
+    assert unable.exit_code is None
+
+
+async def all_lanes_held_by(rigged: Rig, daemon: Daemon) -> bool:
+    return {"lane alpha", "lane beta", "lane gamma"} <= await held_by(rigged, daemon)

@@ -232,8 +232,10 @@ WHERE e.emp = %(emp)s
   )
 
 -- name: record
--- The answers to claimed messages. What is accepted while an earlier request may still be processed is sent once more when that is over. One that is not in flight any more under this claim came too late and counts for nothing: the message is
--- sent again. A message that is no longer the last word (superseded) is captured again; after a failure it keeps its back-off.
+-- The answers to claimed messages. What is accepted while an earlier request may still be processed is sent once more when that is over. One
+-- that is not in flight any more under this claim came too late and counts for nothing: the message is sent again. A message that is no
+-- longer the last word (superseded) is captured again; after a failure it keeps its back-off. (coalesce keeps the planner from the index of
+-- what is in flight, which it takes for empty, and which a long transaction elsewhere fills with what has died.)
 WITH answer AS (
     SELECT *
     FROM jsonb_to_recordset(%(answers)s) AS r (
@@ -305,7 +307,7 @@ CROSS JOIN LATERAL (SELECT nullif(greatest(was.uncertain_at + make_interval(secs
 WHERE o.emp = was.emp
   AND o.kind = was.kind
   AND o.key = was.key
-  AND o.state = 'in_flight'
+  AND coalesce(o.state, '') = 'in_flight'
   AND o.sending_gen = a.sending_gen
   AND o.lease_until = a.lease_until
 RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome, extract(epoch FROM clock_timestamp() - was.changed_at)::double precision AS lag_s
@@ -446,7 +448,7 @@ FROM jsonb_to_recordset(%(claims)s) AS r (kind text, key text, sending_gen bigin
 WHERE o.emp = %(emp)s
   AND o.kind = r.kind
   AND o.key = r.key
-  AND o.state = 'in_flight'
+  AND coalesce(o.state, '') = 'in_flight'
   AND o.sending_gen = r.sending_gen
   AND o.lease_until = r.lease_until
 RETURNING o.kind, o.key, o.station_id, o.desired_gen > r.sending_gen AS superseded, o.doubtful IS NOT NULL AS uncertain
