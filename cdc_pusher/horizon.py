@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
-SLOW_S = 0.02  # a look from the start that takes longer is one to be spared
+SLOW_S = 0.005  # a look from the start that takes longer is one to be spared
 SHARE = 0.05
 
 

@@ -23,20 +23,31 @@ from cdc_pusher.plan import Evse, Plan
 from cdc_pusher.reconcile import LIVE, SWEEP, WALK, Entry, Resend
 from cdc_pusher.sql import queries
 
-# What makes a look begin where the one before ended (`horizon`), by priority.
+# What makes a look begin where the one before ended (`horizon`), by priority. OFFSET 0: the planner, which may take an index full of what
+# has died for an empty one, has to go by the bounds.
 _CHANGES_SINCE = (
     b"FROM cdc_pusher.change AS c -- from the start",
     b"""FROM unnest(%(priorities)s::smallint[], %(since)s::bigint[]) AS p (priority, since)
-        JOIN cdc_pusher.change AS c
-            ON c.priority = p.priority
-           AND c.id > p.since""",
+        CROSS JOIN LATERAL (
+            SELECT i.ctid, i.id, i.priority, i.emp
+            FROM cdc_pusher.change AS i
+            WHERE i.priority = p.priority
+              AND i.id > p.since
+            OFFSET 0
+        ) AS c""",
 )
 _DUE_SINCE = (
     b"FROM cdc_pusher.outbox AS o -- from the start",
     b"""FROM unnest(%(priorities)s::smallint[], %(since)s::timestamptz[]) AS p (priority, since)
-    JOIN cdc_pusher.outbox AS o
-        ON o.priority = p.priority
-       AND o.next_attempt_at >= p.since""",
+    CROSS JOIN LATERAL (
+        SELECT i.emp, i.kind, i.key, i.state, i.payload, i.priority, i.next_attempt_at
+        FROM cdc_pusher.outbox AS i
+        WHERE i.emp = %(emp)s
+          AND i.state = 'pending'
+          AND i.priority = p.priority
+          AND i.next_attempt_at BETWEEN p.since AND now()
+        OFFSET 0
+    ) AS o""",
 )
 _EVER = datetime.min.replace(tzinfo=UTC)
 

@@ -180,7 +180,7 @@ WITH due AS (
                 AND e.station_id = o.key
                 AND e.at_emp <> 'no'
                 AND e.evse_id <> ALL (carried.evses)
-                AND s.state = 'in_flight'
+                AND coalesce(s.state, '') = 'in_flight'
           ) AND NOT EXISTS (
               SELECT
               FROM cdc_pusher.evse AS e
@@ -192,7 +192,6 @@ WITH due AS (
       END
     ORDER BY o.priority, o.next_attempt_at
     LIMIT %(limit)s
-    FOR UPDATE OF o
 )
 UPDATE cdc_pusher.outbox AS o
 SET state = 'in_flight',
