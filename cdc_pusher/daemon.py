@@ -89,6 +89,7 @@ class Daemon:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
+        metrics.reload_successful.set(1)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_to_stop)
         scheduler = self._scheduler()
@@ -190,6 +191,7 @@ class Daemon:
                 async with EmpClient(settings) as client:
                     served = Lane(emp, settings, client, lease, memory, daemon=self._me, wake=part.wake, changed=self._wake_intake)
                     await part.connected(served.run)
+                    await served.finish(part)
                 return
             except ConfigurationError as error:  # of this EMP alone: a certificate that cannot be read any more
                 log.error("the EMP cannot be served as configured", emp=emp, error=str(error), retry_in_s=CONFIGURATION_RETRY_S)

@@ -87,7 +87,7 @@ class Lane:
         self._began_at = now_s()
         self._is_placed = False  # on a server, whose timeline is noted
         self._records_epoch = lease.epoch  # of the lane that wrote last on this server before we did
-        self._results: list[Result] = []
+        self._results = memory.results
         self._check_at = float("-inf")
         self._horizon = outbox.due_from_the_start()
 
@@ -105,7 +105,7 @@ class Lane:
                 # Through a pooler, another server comes without a new connection.
                 if (is_woken or not self._is_placed or conn.is_pooled) and not part.stop.is_set():
                     await self._keep_books(conn, send=True)
-            await self._finish(part)
+            await self.finish(part)
             await self._keep_books(conn, send=False)
         except LeaseLost as error:
             self._lease.lose()
@@ -114,8 +114,11 @@ class Lane:
             await end_predecessor(conn, self._lease.name)
             raise
 
-    async def _finish(self, part: Part) -> None:
-        """Let requests end by themselves for a while; what is cut off then counts as possibly applied."""
+    async def finish(self, part: Part) -> None:
+        """Let requests end by themselves for a while; what is cut off then counts as possibly applied.
+
+        Called, too, when the lane has ended without a connection: the next one under the lease records what they were answered.
+        """
         until = now_s() + part.grace_s
         while self._requests and (left_s := until - now_s()) > 0:
             await asyncio.wait(self._requests, timeout=min(left_s, IDLE_S))

@@ -1,4 +1,5 @@
-"""What an EMP was told lately, in case the database loses its records of it: a fail-over to a server that had not got them yet.
+"""What an EMP was told lately, in case the database does not have it: an answer that could not be recorded while the database was away, and
+what it loses when it fails over to a server that had not got it yet.
 
 It outlives the lane that fills it, but not the time in which the lane is this daemon's: what another daemon has told since, we do not know.
 Never more than `MOST` messages; when older ones are forgotten, `since` says from when on everything is remembered.
@@ -8,7 +9,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cdc_pusher.outbox import Claim, Told, told
+from cdc_pusher.outbox import Claim, Result, Told, told
 
 MOST = 10_000  # messages
 
@@ -22,10 +23,11 @@ class _Last:
 
 
 class Memory:
-    """Of one EMP. `epoch`: of the first lease under which it was filled."""
+    """Of one EMP. `epoch`: of the lease under which it is filled; `results`: what is answered and not recorded yet."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
+        self.results: list[Result] = []
         self.since = datetime.now(UTC)
         self._last: dict[Message, _Last] = {}
         self._sending: dict[Message, Told] = {}

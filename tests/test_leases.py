@@ -173,6 +173,23 @@ async def test_a_daemon_that_cannot_renew_sends_nothing_that_waits_for_its_turn(
         first.database.mend()
 
 
+async def test_answers_that_come_while_the_database_is_away_are_recorded_when_it_is_back(rigged: Rig, emps: Emps) -> None:
+    for name, sandbox in emps.items():
+        rigged.add_emp(name, sandbox, request_timeout_s=10.0)
+    await rigged.build(*(f"s{n}" for n in range(1, 11)))
+    async with machines(rigged, emps, 1) as (alone,):
+        for emp in emps.values():
+            emp.set_faults([{"kind": "delay", "seconds": 2.0}])
+        await rigged.sql("UPDATE connector SET status = 'Occupied'")
+        await until(lambda: sum(sum(emp.stats()["faults"].values()) for emp in emps.values()) == 30, "all are under way")
+        alone.database.cut()
+        await until(lambda: "leases are lost" in alone.daemon.said, "the leases are lost")
+        alone.database.mend()
+        await rigged.quiet()
+        assert sum(emp.stats()["duplicates"] for emp in emps.values()) == 0
+        assert await rigged.value("SELECT count(*) FROM cdc_pusher.attempt WHERE outcome = 'accepted'") == 3 * 3 * 10
+
+
 async def one_waits_in_line(rigged: Rig, sandbox: Sandbox, emp: str) -> bool:
     """Change statuses until a claim is not answered at once. A lease is lost after 4.5 s, and a turn comes every 6.7 s."""
     await rigged.sql("UPDATE connector SET status = CASE status WHEN 'Available' THEN 'Occupied' ELSE 'Available' END")
