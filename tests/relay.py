@@ -14,17 +14,27 @@ class Relay:
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
+        self._refuses = False
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
         """From now on nothing arrives, in either direction."""
         self._open.clear()
 
+    def refuse(self) -> None:
+        """Break all connections, and take no new one."""
+        self._refuses = True
+        self._abort()
+
     def mend(self) -> None:
         """What was sent meanwhile arrives, and all that follows."""
+        self._refuses = False
         self._open.set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
         self._writers.add(writer)
         try:
             if isinstance(self._target, int):
@@ -51,8 +61,12 @@ class Relay:
     def close(self) -> None:
         """End all connections."""
         self.mend()
+        self._abort()
+
+    def _abort(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
+        self._writers.clear()
 
 
 @asynccontextmanager

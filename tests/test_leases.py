@@ -179,10 +179,12 @@ async def test_answers_that_come_while_the_database_is_away_are_recorded_when_it
     await rigged.build(*(f"s{n}" for n in range(1, 11)))
     async with machines(rigged, emps, 1) as (alone,):
         for emp in emps.values():
-            emp.set_faults([{"kind": "delay", "seconds": 2.0}])
+            emp.set_faults([{"kind": "delay", "seconds": 6.0}])
         await rigged.sql("UPDATE connector SET status = 'Occupied'")
         await until(lambda: sum(sum(emp.stats()["faults"].values()) for emp in emps.values()) == 30, "all are under way")
-        alone.database.cut()
+        for emp in emps.values():
+            emp.set_faults([])
+        alone.database.refuse()
         await until(lambda: "leases are lost" in alone.daemon.said, "the leases are lost")
         alone.database.mend()
         await rigged.quiet()
