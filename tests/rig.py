@@ -40,7 +40,8 @@ INSERT INTO connector (station_id, evse_id, type, speed_kw, status)
 SELECT station_id, evse_id, 'Type2', 22, 'Available'
 FROM unnest(%(stations)s::text[], %(evses)s::text[]) AS c (station_id, evse_id)
 """
-# What the daemon can still do by itself, in one snapshot; a station whose EVSE is stuck in another one waits for people.
+# What the daemon can still do by itself, in one snapshot; a station whose EVSE is stuck in another one waits for people, its deletion
+# for nobody.
 UNFINISHED = """
 SELECT
     (SELECT count(*) FROM cdc_pusher.emp WHERE walk IS NOT NULL)
@@ -49,7 +50,7 @@ SELECT
             SELECT count(*)
             FROM cdc_pusher.outbox AS o
             WHERE state = 'in_flight'
-               OR (state = 'pending' AND next_attempt_at IS NOT NULL AND (kind = 'status' OR NOT EXISTS (
+               OR (state = 'pending' AND next_attempt_at IS NOT NULL AND (kind = 'status' OR (payload ->> 'deleted')::boolean OR NOT EXISTS (
                    SELECT
                    FROM cdc_pusher.evse AS other
                    WHERE other.emp = o.emp

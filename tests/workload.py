@@ -137,7 +137,7 @@ class Workload:
             try:
                 async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
                     return await write(conn)
-            except psycopg.OperationalError:
+            except (psycopg.OperationalError, psycopg.Rollback):  # the latter: cut while it rolled back
                 if not self._stubborn:
                     raise
                 self.done["cut"] += 1
