@@ -50,14 +50,18 @@ SELECT
             SELECT count(*)
             FROM cdc_pusher.outbox AS o
             WHERE state = 'in_flight'
-               OR (state = 'pending' AND next_attempt_at IS NOT NULL AND (kind = 'status' OR (payload ->> 'deleted')::boolean OR NOT EXISTS (
-                   SELECT
-                   FROM cdc_pusher.evse AS other
-                   WHERE other.emp = o.emp
-                     AND other.station_id <> o.key
-                     AND other.at_emp <> 'no'
-                     AND o.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', other.evse_id))
-               )))
+               OR (state = 'pending' AND next_attempt_at IS NOT NULL AND NOT (
+                   kind = 'station'
+                   AND NOT (payload ->> 'deleted')::boolean
+                   AND EXISTS (
+                       SELECT
+                       FROM cdc_pusher.evse AS other
+                       WHERE other.emp = o.emp
+                         AND other.station_id <> o.key
+                         AND other.at_emp <> 'no'
+                         AND o.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', other.evse_id))
+                   )
+               ))
         )
         + (SELECT count(*) FROM cdc_pusher.missed AS m, cdc_pusher.capture AS c WHERE m.is_called AND m.last_value > c.missed_seen)
     AS unfinished
