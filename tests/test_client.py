@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
-from cdc_pusher import client as client_module
 from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.model import Answer, Failure, Payload
@@ -417,37 +419,42 @@ async def test_many_requests_at_once_keep_to_the_connections_that_are_allowed() 
     assert most <= 3
 
 
-# ── no exception of httpx gets through ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── no exception of aiohttp gets through ───────────────────────────────────────────────────────────────────────────────────────────────
 
-NEVER_MADE = (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+NEVER_MADE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 def every(kind: type[Exception]) -> list[type[Exception]]:
     return [kind, *(one for child in kind.__subclasses__() for one in every(child))]
 
 
-class Raising(httpx.AsyncBaseTransport):
-    """The end of the line: httpx above it is the real one."""
+def made(kind: type[Exception]) -> Exception:
+    """An error of this kind, as aiohttp makes it."""
+    if issubclass(kind, aiohttp.ServerFingerprintMismatch):
+        return kind(b"words", b"others", "emp", 443)
+    if issubclass(kind, aiohttp.client_exceptions.UnixClientConnectorError):
+        return kind("path", ConnectionKey("emp", 443, False, False, None, None, None), OSError(1, "words\n"))
+    if issubclass(kind, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorError):
+        key = ConnectionKey("emp", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+        return kind(key, OSError(1, "words\n"))
+    if issubclass(kind, aiohttp.ClientResponseError):
+        url = URL("http://emp/")
+        return kind(aiohttp.RequestInfo(url, "POST", CIMultiDictProxy(CIMultiDict()), url), (), message="words\n")
+    return kind("words\n")
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise self.error
+@pytest.mark.parametrize("kind", [*every(aiohttp.ClientError), OSError, RuntimeError], ids=lambda kind: kind.__name__)
+async def test_every_error_of_aiohttp_becomes_a_failure(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def request(*_: object, **__: object) -> None:
+        raise error
 
-
-@pytest.mark.parametrize("kind", every(httpx.HTTPError), ids=lambda kind: kind.__name__)
-async def test_every_error_of_httpx_becomes_a_failure(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    request = httpx.Request("POST", "http://x/")
-    if issubclass(kind, httpx.HTTPStatusError):
-        error: Exception = kind("words\n", request=request, response=httpx.Response(500))
-    else:
-        error = kind("words\n")
-    monkeypatch.setattr(client_module, "AiohttpTransport", lambda **_: Raising(error))
+    error = made(kind)
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", request)
     answer = await ask("http://x/")
     assert isinstance(answer, Failure)
     assert answer.error.startswith(kind.__name__)
-    assert answer.applied or issubclass(kind, NEVER_MADE)
+    assert answer.applied != issubclass(kind, NEVER_MADE)
+    assert answer.timed_out == issubclass(kind, TimeoutError)
 
 
 async def test_what_is_too_late_when_the_connection_is_there_is_not_sent() -> None:
