@@ -3,6 +3,7 @@
     bookkeeping   one transaction: record what was answered, claim what is due          (one connection, one at a time)
     requests      up to `concurrency` at once, each on a claim of its own, outside any transaction
 
+So that no place stands empty while books are kept, as many messages are claimed ahead as were answered since the last time.
 A claim is sent only while its lease is surely ours, by the monotonic clock, with time left for the whole request: a lane that wakes up
 after a pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. The lane itself works
 under a lease (`lease`), of which the same holds: of all daemons one serves the EMP. Lanes share nothing with each other. What a lane learns
@@ -11,7 +12,7 @@ of its EMP stays with it: the breaker (`breaker`), and how wide and fast it is s
 
 import asyncio
 import random
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -64,9 +65,10 @@ class Lane:
     ) -> None:
         self.name = name
         self._wake = wake
-        for kind in get_args(Kind):  # a count that begins with its first event would not be seen to grow
-            for outcome in OUTCOMES:
-                metrics.requests.labels(name, kind, outcome)
+        # A count that begins with its first event would not be seen to grow.
+        self._counts = {(kind, outcome): metrics.requests.labels(name, kind, outcome) for kind in get_args(Kind) for outcome in OUTCOMES}
+        self._lags = {kind: metrics.delivery_lag.labels(name, kind) for kind in get_args(Kind)}
+        self._durations = metrics.request_duration.labels(name)
         self._lease = lease
         self._daemon = daemon
         self._settings = settings
@@ -81,6 +83,7 @@ class Lane:
         self._taken = 0  # messages that the EMP settled
         self._taken_before: dict[tuple[Kind, str], int] = {}  # the same when a message failed last
         self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S + (1.0 / rate if rate else 0.0)
+        self._ahead: deque[tuple[Claim, float]] = deque()  # claimed, not sent yet; and until when they may be
         self._requests: dict[asyncio.Task[None], Claim] = {}
         self._orphans: set[asyncio.Task[None]] = set()  # requests whose claims the database has lost
         self._memory = memory
@@ -119,6 +122,7 @@ class Lane:
 
         Called, too, when the lane has ended without a connection: the next one under the lease records what they were answered.
         """
+        self._put_back()
         until = now_s() + part.grace_s
         while self._requests and (left_s := until - now_s()) > 0:
             await asyncio.wait(self._requests, timeout=min(left_s, IDLE_S))
@@ -127,6 +131,8 @@ class Lane:
             for task in hanging:
                 task.cancel()
             await asyncio.gather(*hanging, return_exceptions=True)
+            self._results.extend(Result(claim=claim, outcome="unsent") for claim in self._requests.values())  # had not begun
+            self._requests.clear()
 
     async def _recover(self, conn: Connection) -> None:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
@@ -153,6 +159,7 @@ class Lane:
                 await outbox.order_walk(conn, [self.name], "everything")
                 log.warning("the database is another one than before: everything is sent again", emp=self.name)
                 self._changed()
+            self._put_back()
             self._orphans |= self._requests.keys()
         await outbox.note_timeline(conn, self.name, found.timeline)
         self._is_placed, self._records_epoch = True, self._lease.epoch
@@ -180,7 +187,7 @@ class Lane:
             noted = await self._note_breaker(conn)
             if hastened := put_off if noted == CLOSED else frozenset():
                 await outbox.hasten(conn, self.name, hastened)
-            room = 0 if turn.paused or not send else self._room(now, unrecorded=len(self._results) - len(results))
+            room = 0 if turn.paused or not send else self._room(now, len(results))
             claims = await self._claim(conn, room, turn.now) if room > 0 else []
         del self._results[: len(results)]
         self._noted = noted
@@ -188,8 +195,10 @@ class Lane:
         self._note(recorded.counted)
         if recorded.superseded:
             self._changed()
-        for claim in claims:
-            self._requests[asyncio.create_task(self._serve(claim, deadline), name=f"{self.name} {claim.kind} {claim.key}")] = claim
+        self._ahead.extend((claim, deadline) for claim in claims)
+        if self._breaker.state(now_s()) == "open":  # since we asked for room
+            self._put_back()
+        self._send()
 
     async def _record(self, conn: Connection, results: Sequence[Result]) -> outbox.Recorded:
         return await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s, daemon=self._daemon)
@@ -208,12 +217,26 @@ class Lane:
         await outbox.promote(conn, self.name)
         self._check_at = now + max(CHECK_S, (now_s() - now) / SHARE)
 
-    def _room(self, now: float, unrecorded: int) -> int:
+    def _room(self, now: float, answered: int) -> int:
         """How many more messages may be claimed: none that could not be sent in time."""
         if not self._lease.is_valid():
             return 0
-        room = self._breaker.room(now, len(self._requests) + unrecorded, most=self._window.size)
+        claimed, width = len(self._requests) + len(self._ahead), self._window.size
+        room = self._breaker.room(now, claimed, most=width + min(answered, width))
         return min(room, self._bucket.room(now, max(IN_LINE_S, 1.0 / self._bucket.rate))) if self._bucket else room
+
+    def _send(self) -> None:
+        """Begin as many requests as there is room for at the EMP."""
+        while self._ahead and len(self._requests) < self._window.size:
+            claim, deadline = self._ahead.popleft()
+            self._requests[asyncio.create_task(self._serve(claim, deadline), name=claim.key)] = claim
+
+    def _put_back(self) -> None:
+        """What was claimed ahead is not sent after all."""
+        if self._ahead:
+            self._results.extend(Result(claim=claim, outcome="unsent") for claim, _ in self._ahead)
+            self._ahead.clear()
+            self._wake.set()
 
     async def _note_breaker(self, conn: Connection) -> tuple[str | None, int]:
         """Write what has changed of the breaker. Returns what stands there once that is committed."""
@@ -225,24 +248,27 @@ class Lane:
 
     async def _serve(self, claim: Claim, deadline: float) -> None:
         """Send one claim, if there is still time for it and the lane is still ours, and hand in the result."""
-        result = unsent = Result(claim=claim, outcome="unsent")
 
         def in_time() -> bool:
             return now_s() < deadline and self._lease.is_valid()
 
+        result, sent_at = Result(claim=claim, outcome="unsent"), None
         try:
             if self._bucket is not None:
-                await asyncio.sleep(self._bucket.take(time.monotonic()))
+                await asyncio.sleep(self._bucket.take(now_s()))
             if in_time():
-                sent_at, began = datetime.now(UTC), time.monotonic()
-                result = self._cut_off(claim, sent_at, "cut off when the daemon stopped")
+                sent_at, began = datetime.now(UTC), now_s()
                 self._memory.sent(claim)
-                result = self._result(claim, await self._client.send(claim.kind, claim.payload, in_time), sent_at, began)
+                result = self._result(claim, await self._client.send(claim.kind, claim.payload, in_time), sent_at, now_s() - began)
         except TooLate:
-            result = unsent
+            pass
+        except asyncio.CancelledError:
+            if sent_at is not None:
+                result = self._cut_off(claim, sent_at, "cut off when the daemon stopped")
+            raise
         except Exception as error:
             log.exception("a request failed in an unforeseen way", emp=self.name, kind=claim.kind, key=claim.key)
-            result = self._cut_off(claim, datetime.now(UTC), f"unforeseen: {type(error).__name__}")
+            result = self._cut_off(claim, sent_at or datetime.now(UTC), f"unforeseen: {type(error).__name__}")
         finally:
             self._hand_in(result)
 
@@ -257,16 +283,17 @@ class Lane:
         if (task := asyncio.current_task()) is not None:
             self._requests.pop(task, None)
             self._orphans.discard(task)
+        self._send()
         self._wake.set()
 
-    def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, began: float) -> Result:
-        now, clock = datetime.now(UTC), time.monotonic()
+    def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, took_s: float) -> Result:
+        now = datetime.now(UTC)
         missing = claim.attempts if claim.last_result_code == policy.EVSE_NOT_FOUND else 0
         judged = policy.judge(answer, kind=claim.kind, attempts=missing, now=now)
-        failing = self._learn(claim, judged, clock)
+        failing = self._learn(claim, judged, now_s())
         strikes = 0 if failing else self._strikes(claim, judged)
         verdict = judged if failing else self._bounded(judged, claim, strikes, now)
-        common: dict[str, Any] = {"claim": claim, "sent_at": sent_at, "duration_ms": round((clock - began) * 1000)}
+        common: dict[str, Any] = {"claim": claim, "sent_at": sent_at, "duration_ms": round(took_s * 1000)}
         if isinstance(answer, Answer):
             common |= {"http_status": answer.http_status, "result_code": answer.code}
         match verdict:
@@ -297,6 +324,7 @@ class Lane:
         message = f"{claim.kind} {claim.key}"
         self._breaker.failed(now, message, verdict.reason, configuration=configuration, after_s=after_s, chance=random.random())
         if was_closed and self._breaker.reason is not None:
+            self._put_back()
             log.error("EMP fails as a whole: only probes are sent until one succeeds", emp=self.name, error=verdict.reason)
         return configuration or not was_closed
 
@@ -336,12 +364,12 @@ class Lane:
         follows = logs.is_debug()
         for result in counted:
             claim = result.claim
-            metrics.requests.labels(self.name, claim.kind, result.outcome).inc()
-            metrics.request_duration.labels(self.name).observe(result.duration_ms / 1000.0)
+            self._counts[claim.kind, result.outcome].inc()
+            self._durations.observe(result.duration_ms / 1000.0)
             if follows:
                 gen, outcome = claim.sending_gen, result.outcome
                 log.debug("answered", emp=self.name, kind=claim.kind, key=claim.key, gen=gen, outcome=outcome, lag_s=result.lag_s)
             if result.outcome == "accepted":
-                metrics.delivery_lag.labels(self.name, claim.kind).observe(result.lag_s)
+                self._lags[claim.kind].observe(result.lag_s)
             if result.outcome == "rejected":
                 log.error("message rejected", emp=self.name, kind=claim.kind, key=claim.key, reason=result.reason)

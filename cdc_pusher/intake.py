@@ -87,7 +87,7 @@ class Intake:
                 await self._tell_what_was_healed(conn, captured.healed)
             if elsewhere := sorted(self._wake_lanes(captured.emps)):
                 await enqueue.wake_elsewhere(conn, elsewhere)
-            if captured.changes == limit and batches % WALK_EVERY:
+            if captured.changes >= limit and batches % WALK_EVERY:
                 continue
             walked = await enqueue.page(conn, source, list(self._receivers), page)
             if not captured.changes and walked is None:

@@ -30,11 +30,11 @@ class Memory:
         self.results: list[Result] = []
         self.since = datetime.now(UTC)
         self._last: dict[Message, _Last] = {}
-        self._sending: dict[Message, Told] = {}
+        self._sending: dict[Message, Claim] = {}
 
     def sent(self, claim: Claim) -> None:
         """Its request goes out now."""
-        self._sending[claim.kind, claim.key] = told(claim, late=True)
+        self._sending[claim.kind, claim.key] = claim
 
     def answered(self, claim: Claim, *, accepted: bool, uncertain: bool) -> None:
         """Its request has ended: accepted, refused for sure, or nobody knows (`uncertain`)."""
@@ -56,4 +56,5 @@ class Memory:
             message: last.told.made_late() if last.late_at is not None and last.late_at > quiet_since else last.told
             for message, last in self._last.items()
         }
-        return list({**words, **self._sending}.values())
+        sending = {message: told(claim, late=True) for message, claim in self._sending.items()}
+        return list({**words, **sending}.values())

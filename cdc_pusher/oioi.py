@@ -29,6 +29,7 @@ _COUNTRIES = frozenset(letters[0] + second for letters in _ASSIGNED.split() for 
 # Our own limits: the protocol names none, but one absurd row must not become an absurd request or an absurd reason.
 _MAX_ITEMS = 1_000  # connectors, and open-hour notes, of one station
 _MAX_NOTES = 65_536  # characters; any other text 10,000
+_MAX_EXACT = 2**53
 _MAX_INTEGER = 2**31 - 1  # what a receiver's `int` and our own integer columns hold
 _MAX_VALUE = 60  # characters of one value in a reason
 _MAX_REASON = 980  # characters, before "… and N more"
@@ -203,14 +204,14 @@ def _shared_status(evse_id: str, statuses: Sequence[Any]) -> Payload | Held:
 
 
 def _number(value: Any) -> int | float | None:
-    """Return a finite number as JSON shall show it, an integral one without a fraction; None for anything else."""
+    """Return a finite number as JSON shall show it, an integral one without a fraction, as far as floats tell integers apart; or None."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:
         number = float(value)
     except (OverflowError, ValueError):  # an integer beyond any float; a signalling NaN
         return None
-    return (int(number) if number.is_integer() else number) if isfinite(number) else None
+    return (int(number) if number.is_integer() and abs(number) <= _MAX_EXACT else number) if isfinite(number) else None
 
 
 def _pair(value: Any, pattern: re.Pattern[str]) -> bool:

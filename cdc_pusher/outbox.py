@@ -5,13 +5,13 @@ holds the lock of its `emp` row first (`lock_emps`, `lock_emp`): capture and lan
 somebody else is changing. `capture` is locked before `emp`; nothing is locked the other way round.
 """
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import orjson
 from psycopg.types.json import Jsonb
 
 from cdc_pusher import oioi
@@ -23,32 +23,7 @@ from cdc_pusher.plan import Evse, Plan
 from cdc_pusher.reconcile import LIVE, SWEEP, WALK, Entry, Resend
 from cdc_pusher.sql import queries
 
-# What makes a look begin where the one before ended (`horizon`), by priority. OFFSET 0: the planner, which may take an index full of what
-# has died for an empty one, has to go by the bounds.
-_CHANGES_SINCE = (
-    b"FROM cdc_pusher.change AS c -- from the start",
-    b"""FROM unnest(%(priorities)s::smallint[], %(since)s::bigint[]) AS p (priority, since)
-        CROSS JOIN LATERAL (
-            SELECT i.ctid, i.id, i.priority, i.emp
-            FROM cdc_pusher.change AS i
-            WHERE i.priority = p.priority
-              AND i.id > p.since
-            OFFSET 0
-        ) AS c""",
-)
-_DUE_SINCE = (
-    b"FROM cdc_pusher.outbox AS o -- from the start",
-    b"""FROM unnest(%(priorities)s::smallint[], %(since)s::timestamptz[]) AS p (priority, since)
-    CROSS JOIN LATERAL (
-        SELECT i.emp, i.kind, i.key, i.state, i.payload, i.priority, i.next_attempt_at
-        FROM cdc_pusher.outbox AS i
-        WHERE i.emp = %(emp)s
-          AND i.state = 'pending'
-          AND i.priority = p.priority
-          AND i.next_attempt_at BETWEEN p.since AND now()
-        OFFSET 0
-    ) AS o""",
-)
+AHEAD = 20  # times a batch: how far to look for more changes of the same stations
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -66,18 +41,8 @@ _capture = queries("capture")
 _delivery = queries("delivery")
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, default=_jsonable, ensure_ascii=False, separators=(",", ":"))
-
-
-def _jsonable(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in a payload")
-
-
 def _json(rows: object) -> Jsonb:
-    return Jsonb(rows, dumps=_dumps)
+    return Jsonb(rows, dumps=orjson.dumps)
 
 
 # ── capture ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,21 +84,22 @@ def _is_newer(epoch: int | None, last: int) -> bool:
 
 
 async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int]) -> list[Change]:
-    """Take at most `batch` changes that concern these EMPs out of the log, the most urgent first."""
+    """Take the `batch` most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations."""
     began = time.monotonic()
-    values: dict[str, Any] = {"emps": list(emps), "batch": batch}
     if from_the_start := horizon.from_the_start(began):
-        query = _capture.consume
-    else:
-        query = _capture.consume.replace(*_CHANGES_SINCE)
-        values |= {"priorities": list(horizon.ends), "since": list(horizon.ends.values())}
-    changes = [Change(**row) for row in await (await conn.execute(query, values)).fetchall()]
+        horizon.ends = changes_from_the_start().ends
+    values = {"emps": list(emps), "batch": batch, "ahead": AHEAD * batch, **_since(horizon)}
+    changes = [Change(**row) for row in await (await conn.execute(_capture.consume, values)).fetchall()]
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
-    found = [(change.priority, change.id) for change in changes]
+    found = [(change.priority, change.id) for change in changes[:batch]]
     horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < batch)
     return changes
+
+
+def _since(horizon: Horizon[Any]) -> dict[str, Any]:
+    return {"priorities": list(horizon.ends), "since": list(horizon.ends.values())}
 
 
 async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> frozenset[str]:
@@ -154,6 +120,10 @@ async def entries(conn: Connection, emps: Sequence[str], stations: Sequence[str]
     """By EMP, the rows of these stations and the status rows of these EVSEs."""
     found: dict[str, list[Entry]] = {emp: [] for emp in emps}
     for row in await (await conn.execute(_capture.entries, {"emps": list(emps), "stations": stations, "evses": evse_ids})).fetchall():
+        payload, same = row["payload"], row.pop("same")
+        row["payload"] = payload = None if payload is None else orjson.loads(payload)
+        if same:
+            row["acknowledged"] = payload
         found[row["emp"]].append(Entry(**row))
     return found
 
@@ -183,8 +153,11 @@ async def write(conn: Connection, plans: Iterable[Plan]) -> None:
         await conn.execute(_capture.note_cpos, {"emps": [c[0] for c in cpos], "cpos": [c[1] for c in cpos]})
 
 
+_WRITTEN = tuple(f.name for f in fields(Entry) if f.name not in ("acknowledged", "sending_gen", "doubtful"))
+
+
 def _row(entry: Entry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in Entry.__dataclass_fields__ if name != "acknowledged"}
+    return {name: getattr(entry, name) for name in _WRITTEN}
 
 
 async def known_cpos(conn: Connection, emps: Sequence[str], cpos: Sequence[str]) -> dict[str, dict[str, str | None]]:
@@ -282,7 +255,10 @@ class Result:
 
     @property
     def row(self) -> dict[str, Any]:
-        return self.claim.identity | {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "claim"}
+        return self.claim.identity | {name: getattr(self, name) for name in _RECORDED}
+
+
+_RECORDED = tuple(f.name for f in fields(Result) if f.name not in ("claim", "lag_s"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,7 +305,7 @@ class Told:
 
 def told(claim: Claim, *, late: bool = False) -> Told:
     """What this claim's request has told the EMP."""
-    return Told(kind=claim.kind, key=claim.key, station_id=claim.station_id, payload=_dumps(claim.payload).encode(), late=late)
+    return Told(kind=claim.kind, key=claim.key, station_id=claim.station_id, payload=orjson.dumps(claim.payload), late=late)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +336,7 @@ async def note_timeline(conn: Connection, emp: str, timeline: str) -> None:
 async def doubt(conn: Connection, emp: str, lost: Iterable[Told]) -> int:
     """The EMP was told this, and the database may have lost the record of it: send again what differs. Returns the number of stations."""
     names = ("kind", "key", "station_id", "late")
-    rows = [{name: getattr(one, name) for name in names} | {"payload": json.loads(one.payload)} for one in lost]
+    rows = [{name: getattr(one, name) for name in names} | {"payload": orjson.loads(one.payload)} for one in lost]
     if not rows:
         return 0
     stations = {row["key"]: row["payload"] for row in rows if row["kind"] == "station"}
@@ -410,21 +386,17 @@ async def claim(
 
     `now`: when this transaction began; `horizon`: where the looks before have ended.
     """
-    values: dict[str, Any] = {"emp": emp, "limit": limit, "lease_s": lease_s, "not_yet": list(not_yet)}
     horizon = horizon or due_from_the_start()
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
-        query = _delivery.claim
         horizon.ends = due_from_the_start().ends
-    else:
-        query = _delivery.claim.replace(*_DUE_SINCE)
-        values |= {"priorities": list(horizon.ends), "since": list(horizon.ends.values())}
-    rows = await (await conn.execute(query, values)).fetchall()
+    values = {"emp": emp, "limit": limit, "lease_s": lease_s, "not_yet": list(not_yet), **_since(horizon)}
+    rows = await (await conn.execute(_delivery.claim, values)).fetchall()
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
     horizon.found([(row["priority"], row["due_at"]) for row in rows], up_to=now or _EVER, complete=len(rows) < limit)
-    claims = sorted((Claim(**row) for row in rows), key=lambda c: (c.priority, c.changed_at))
+    claims = sorted((Claim(**{**row, "payload": orjson.loads(row["payload"])}) for row in rows), key=lambda c: (c.priority, c.changed_at))
     sent = [(evse_id, c.key) for c in claims if c.kind == "station" and not c.deletes for evse_id in set(oioi.evse_ids(c.payload))]
     if sent:
         await conn.execute(_delivery.expose_evses, {"emp": emp, "evse": [e for e, _ in sent], "station": [s for _, s in sent]})
@@ -453,15 +425,14 @@ async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet
             if not row["uncertain"]:
                 refused.append(claims[row["kind"], row["key"]])
     if answered:
-        answers = _json([r.row for r in answered.values()])
-        for row in await (await conn.execute(_delivery.record, {"emp": emp, "answers": answers, "quiet_s": quiet_s})).fetchall():
+        values = {"emp": emp, "answers": _json([r.row for r in answered.values()]), "quiet_s": quiet_s, "daemon": daemon}
+        for row in await (await conn.execute(_delivery.record, values)).fetchall():
             result = replace(answered[row["kind"], row["key"]], lag_s=row["lag_s"])
             counted.append(result)
             if row["superseded"] or _changes_the_question(result):
                 look_again.add(row["station_id"])
             if result.outcome != "accepted" and not row["uncertain"]:
                 refused.append(result.claim)
-        await conn.execute(_delivery.record_attempts, {"emp": emp, "daemon": daemon, "answers": answers})
     await _follow(conn, emp, counted, [c for c in refused if c.kind == "station"])
     if look_again:
         await conn.execute(_delivery.look_again, {"emp": emp, "stations": sorted(look_again)})

@@ -101,7 +101,8 @@ class Part:
         while True:
             self.moves()
             try:
-                async with await connect(dsn or self._dsn, self.name, idle_in_transaction_s=idle_in_transaction_s) as conn:
+                limits = {"idle_in_transaction_s": idle_in_transaction_s}
+                async with await connect(dsn or self._dsn, self.name, by_index=True, **limits) as conn:
                     connected_at = time.monotonic()
                     if failures:
                         log.info("database connected again", part=self.name)

@@ -170,7 +170,15 @@ def test_an_integer_column_becomes_the_string_that_the_protocol_wants(field: str
 
 @pytest.mark.parametrize(
     ("value", "sent"),
-    [(22, "22"), (22.0, "22"), (Decimal("22.00"), "22"), (Decimal("3.70"), "3.7"), (0.5, "0.5"), (Decimal("1E+2"), "100")],
+    [
+        (22, "22"),
+        (22.0, "22"),
+        (Decimal("22.00"), "22"),
+        (Decimal("3.70"), "3.7"),
+        (0.5, "0.5"),
+        (Decimal("1E+2"), "100"),
+        (10**300, "1e+300"),
+    ],
 )
 def test_speed_is_a_number_integral_where_it_can_be(value: Any, sent: str) -> None:
     assert json.dumps(encoded(connectors=one(speed_kw=value))["connectors"][0]["speed"]) == sent

@@ -12,17 +12,32 @@ SET epoch = %(epoch)s
 WHERE singleton
 
 -- name: consume
--- Take the most urgent changes out of the log; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to
--- those that another daemon serves.
-WITH taken AS (
+-- Take the most urgent changes out of the log, and with them what is said of the same stations further on; nobody else deletes, so the row
+-- addresses hold. What concerns every EMP is handed over to those that another daemon serves.
+WITH ahead AS MATERIALIZED (
+    SELECT row_number() OVER () AS place, c.*
+    FROM (
+        SELECT found.*
+        FROM unnest(%(priorities)s::smallint[], %(since)s::bigint[]) WITH ORDINALITY AS p (priority, since, turn)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS address, station_id
+            FROM cdc_pusher.change
+            WHERE priority = p.priority
+              AND id > p.since
+              AND (emp IS NULL OR emp = ANY (%(emps)s))
+            ORDER BY id
+            LIMIT %(ahead)s
+        ) AS found
+        ORDER BY p.turn
+        LIMIT %(ahead)s
+    ) AS c
+), taken AS (
     DELETE FROM cdc_pusher.change
     WHERE ctid = ANY (ARRAY(
-        SELECT c.ctid
-        FROM cdc_pusher.change AS c -- from the start
-        WHERE c.emp IS NULL
-           OR c.emp = ANY (%(emps)s)
-        ORDER BY c.priority, c.id
-        LIMIT %(batch)s
+        SELECT address
+        FROM ahead
+        WHERE place <= %(batch)s
+           OR station_id IN (SELECT station_id FROM ahead WHERE place <= %(batch)s)
     ))
     RETURNING id, station_id, watch, source_row, emp, priority, resend, changed_at
 ), handed_over AS (
@@ -36,6 +51,7 @@ WITH taken AS (
 )
 SELECT id, station_id, watch, source_row, emp, priority, resend, changed_at
 FROM taken
+ORDER BY priority, id
 
 -- name: lock_emps
 -- Order ourselves with the lanes that write the outbox of these EMPs (NULL: of all), always in the order of their names.
@@ -85,17 +101,19 @@ LEFT JOIN cdc_pusher.outbox AS o
    AND o.key = e.station_id
 
 -- name: entries
--- The outbox rows of these stations, and the status rows of these EVSEs whatever station they stand under.
+-- The outbox rows of these stations, and the status rows of these EVSEs whatever station they stand under. `same`: the EMP has the payload.
 SELECT
-    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen,
-    priority, attempts, next_attempt_at, changed_at
+    emp, kind, key, station_id, payload::text, coalesce(acknowledged = payload, false) AS same,
+    CASE WHEN acknowledged IS DISTINCT FROM payload THEN acknowledged END AS acknowledged,
+    desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen, priority, attempts, next_attempt_at, changed_at
 FROM cdc_pusher.outbox
 WHERE emp = ANY (%(emps)s)
   AND station_id = ANY (%(stations)s)
 UNION ALL
 SELECT
-    emp, kind, key, station_id, payload, acknowledged, desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen,
-    priority, attempts, next_attempt_at, changed_at
+    emp, kind, key, station_id, payload::text, coalesce(acknowledged = payload, false) AS same,
+    CASE WHEN acknowledged IS DISTINCT FROM payload THEN acknowledged END AS acknowledged,
+    desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen, priority, attempts, next_attempt_at, changed_at
 FROM cdc_pusher.outbox
 WHERE emp = ANY (%(emps)s)
   AND kind = 'status'

@@ -142,55 +142,62 @@ WHERE o.emp = %(emp)s
 -- waits while its station is about to let go of the EVSE; a station waits until no status of an EVSE that it lets go is in flight, and until
 -- the EVSEs that it carries have left other stations at the EMP.
 WITH due AS (
-    SELECT o.emp, o.kind, o.key, o.next_attempt_at
-    FROM cdc_pusher.outbox AS o -- from the start
+    SELECT found.*
+    FROM unnest(%(priorities)s::smallint[], %(since)s::timestamptz[]) WITH ORDINALITY AS p (priority, since, turn)
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN o.kind = 'station' AND NOT (o.payload ->> 'deleted')::boolean
-            THEN ARRAY(SELECT jsonb_path_query(o.payload, '$.connectors[*].id') #>> '{}')
-            ELSE '{}'
-        END AS evses
-    ) AS carried
-    WHERE o.emp = %(emp)s
-      AND o.state = 'pending'
-      AND o.next_attempt_at <= now()
-      AND NOT o.key = ANY (%(not_yet)s)
-      AND CASE o.kind
-          WHEN 'status' THEN NOT EXISTS (
-              SELECT
-              FROM cdc_pusher.evse AS e
-              JOIN cdc_pusher.outbox AS s
-                  ON s.emp = e.emp
-                 AND s.kind = 'station'
-                 AND s.key = e.station_id
-              WHERE e.emp = o.emp
-                AND e.evse_id = o.key
-                AND e.at_emp <> 'no'
-                AND s.state IN ('pending', 'in_flight')
-                AND ((s.payload ->> 'deleted')::boolean
-                    OR NOT s.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', o.key)))
-          )
-          ELSE NOT EXISTS (
-              SELECT
-              FROM cdc_pusher.evse AS e
-              JOIN cdc_pusher.outbox AS s
-                  ON s.emp = e.emp
-                 AND s.kind = 'status'
-                 AND s.key = e.evse_id
-              WHERE e.emp = o.emp
-                AND e.station_id = o.key
-                AND e.at_emp <> 'no'
-                AND e.evse_id <> ALL (carried.evses)
-                AND coalesce(s.state, '') = 'in_flight'
-          ) AND NOT EXISTS (
-              SELECT
-              FROM cdc_pusher.evse AS e
-              WHERE e.emp = o.emp
-                AND e.evse_id = ANY (carried.evses)
-                AND e.station_id <> o.key
-                AND e.at_emp <> 'no'
-          )
-      END
-    ORDER BY o.priority, o.next_attempt_at
+        SELECT o.emp, o.kind, o.key, o.next_attempt_at
+        FROM cdc_pusher.outbox AS o
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN o.kind = 'station' AND NOT (o.payload ->> 'deleted')::boolean
+                THEN ARRAY(SELECT jsonb_path_query(o.payload, '$.connectors[*].id') #>> '{}')
+                ELSE '{}'
+            END AS evses
+        ) AS carried
+        WHERE o.emp = %(emp)s
+          AND o.state = 'pending'
+          AND o.priority = p.priority
+          AND o.next_attempt_at BETWEEN p.since AND now()
+          AND NOT o.key = ANY (%(not_yet)s)
+          AND CASE o.kind
+              WHEN 'status' THEN NOT EXISTS (
+                  SELECT
+                  FROM cdc_pusher.evse AS e
+                  JOIN cdc_pusher.outbox AS s
+                      ON s.emp = e.emp
+                     AND s.kind = 'station'
+                     AND s.key = e.station_id
+                  WHERE e.emp = o.emp
+                    AND e.evse_id = o.key
+                    AND e.at_emp <> 'no'
+                    AND s.state IN ('pending', 'in_flight')
+                    AND ((s.payload ->> 'deleted')::boolean
+                        OR NOT s.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', o.key)))
+              )
+              ELSE NOT EXISTS (
+                  SELECT
+                  FROM cdc_pusher.evse AS e
+                  JOIN cdc_pusher.outbox AS s
+                      ON s.emp = e.emp
+                     AND s.kind = 'status'
+                     AND s.key = e.evse_id
+                  WHERE e.emp = o.emp
+                    AND e.station_id = o.key
+                    AND e.at_emp <> 'no'
+                    AND e.evse_id <> ALL (carried.evses)
+                    AND coalesce(s.state, '') = 'in_flight'
+              ) AND NOT EXISTS (
+                  SELECT
+                  FROM cdc_pusher.evse AS e
+                  WHERE e.emp = o.emp
+                    AND e.evse_id = ANY (carried.evses)
+                    AND e.station_id <> o.key
+                    AND e.at_emp <> 'no'
+              )
+          END
+        ORDER BY o.next_attempt_at
+        LIMIT %(limit)s
+    ) AS found
+    ORDER BY p.turn
     LIMIT %(limit)s
 )
 UPDATE cdc_pusher.outbox AS o
@@ -204,7 +211,7 @@ WHERE o.emp = due.emp
   AND o.kind = due.kind
   AND o.key = due.key
 RETURNING
-    o.kind, o.key, o.station_id, o.payload, o.sending_gen, o.lease_until, due.next_attempt_at AS due_at, o.attempts, o.last_result_code,
+    o.kind, o.key, o.station_id, o.payload::text, o.sending_gen, o.lease_until, due.next_attempt_at AS due_at, o.attempts, o.last_result_code,
     o.doubtful IS NOT NULL AS uncertain, o.priority, o.changed_at, o.failing_since, o.strikes
 
 -- name: expose_evses
@@ -234,13 +241,19 @@ WHERE e.emp = %(emp)s
 -- The answers to claimed messages. What is accepted while an earlier request may still be processed is sent once more when that is over. One
 -- that is not in flight any more under this claim came too late and counts for nothing: the message is sent again. A message that is no
 -- longer the last word (superseded) is captured again; after a failure it keeps its back-off. (coalesce keeps the planner from the index of
--- what is in flight, which it takes for empty, and which a long transaction elsewhere fills with what has died.)
-WITH answer AS (
+-- what is in flight, which it takes for empty, and which a long transaction elsewhere fills with what has died.) The audit trail has them all.
+WITH answer AS MATERIALIZED (
     SELECT *
     FROM jsonb_to_recordset(%(answers)s) AS r (
         kind text, key text, sending_gen bigint, lease_until timestamptz, outcome text, reason text, delay_s double precision,
-        counts integer, strikes integer, uncertain boolean, late boolean, http_status smallint, result_code integer, error text
+        counts integer, strikes integer, uncertain boolean, late boolean, http_status smallint, result_code integer, error text,
+        sent_at timestamptz, duration_ms integer
     )
+), audited AS (
+    INSERT INTO cdc_pusher.attempt (sent_at, emp, kind, key, gen, duration_ms, outcome, http_status, result_code, error, host)
+    SELECT sent_at, %(emp)s, kind, key, sending_gen, duration_ms, outcome, http_status, result_code, error, %(daemon)s
+    FROM answer
+    WHERE sent_at IS NOT NULL
 )
 UPDATE cdc_pusher.outbox AS o
 SET state = CASE
@@ -425,16 +438,6 @@ WHERE o.emp = %(emp)s
 INSERT INTO cdc_pusher.change (station_id, emp, priority)
 SELECT DISTINCT station_id, %(emp)s, 0
 FROM unnest(%(stations)s::text[]) AS r (station_id)
-
--- name: record_attempts
--- The audit trail.
-INSERT INTO cdc_pusher.attempt (sent_at, emp, kind, key, gen, duration_ms, outcome, http_status, result_code, error, host)
-SELECT sent_at, %(emp)s, kind, key, sending_gen, duration_ms, outcome, http_status, result_code, error, %(daemon)s
-FROM jsonb_to_recordset(%(answers)s) AS r (
-    sent_at timestamptz, kind text, key text, sending_gen bigint, duration_ms integer, outcome text, http_status smallint,
-    result_code integer, error text
-)
-WHERE sent_at IS NOT NULL
 
 -- name: release_claims
 -- Claims that were not sent after all go back as they were.
