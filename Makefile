@@ -1,7 +1,8 @@
 # Everything here needs Python >= 3.11 and make; the rest is installed into .venv, Postgres too.
 #   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
 #   make test ARGS='-k outbox -x'   the tests
-#   make bench ONLY=large           measure: large, heartbeat, trigger, isolation, longtx; each with its goals
+#   make bench ONLY=large           measure: large, heartbeat, trigger, isolation, longtx, load, beside, idle, many; each with its goals
+#   make plots                      docs/plots, from what `make bench` has measured here
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make check                      all that .ci/run checks of the code
 #   make deb                        dist/cdc-pusher_VERSION_ARCH.deb: packaging/README.md
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts bench demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts bench plots demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,7 +41,14 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMP)
-	@set -eu; for name in $(or $(ONLY),large heartbeat trigger isolation longtx); do echo "== $$name"; $(BIN)/python -m bench $$name; done
+	@set -eu; for name in $(or $(ONLY),large heartbeat trigger isolation longtx load beside idle many); do echo "== $$name"; $(BIN)/python -m bench $$name; done
+
+$(VENV)/.plots: $(STAMP)
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[bench]'
+	touch $@
+
+plots: $(VENV)/.plots
+	$(BIN)/python -m bench.plots
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase

@@ -1,12 +1,14 @@
-"""`python -m bench NAME`: run one benchmark; exit code 1 if a goal is missed."""
+"""`python -m bench NAME`: run one benchmark, and keep its results for `bench.plots`; exit code 1 if a goal is missed."""
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 
-from bench import heartbeat, isolation, large, longtx, trigger
+from bench import beside, heartbeat, idle, isolation, large, load, longtx, many, trigger
 from bench.result import Result
+from bench.saved import save
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "large": large.run,
@@ -14,6 +16,10 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "trigger": trigger.run,
     "isolation": isolation.run,
     "longtx": longtx.run,
+    "load": load.run,
+    "beside": beside.run,
+    "idle": idle.run,
+    "many": many.run,
 }
 
 
@@ -22,7 +28,9 @@ def main() -> int:
     parser.add_argument("name", choices=BENCHMARKS)
     parser.add_argument("--json", action="store_true", help="for machines")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started ends, too
     results = BENCHMARKS[arguments.name]()
+    save(arguments.name, results)
     if arguments.json:
         sys.stdout.write(json.dumps([result.row for result in results]) + "\n")
     else:

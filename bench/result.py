@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`value` in `unit`; with a goal it has to be at most, or at least, that."""
+    """`value` in `unit`; with a goal it has to be at most, or at least, that. `arm`: whose figure of that name it is."""
 
     name: str
     value: float
@@ -14,6 +14,7 @@ class Result:
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
+    arm: str = ""
 
     @property
     def met(self) -> bool:
@@ -27,4 +28,5 @@ class Result:
     def line(self) -> str:
         goal = f"≤ {self.at_most:g}" if self.at_most is not None else f"≥ {self.at_least:g}" if self.at_least is not None else ""
         verdict = "" if not goal else "ok" if self.met else "MISSED"
-        return f"{self.name:<58}{self.value:>12,.3g} {self.unit:<6} {goal:<10} {verdict:<7} {self.note}".rstrip()
+        name = f"{self.arm}: {self.name}" if self.arm else self.name
+        return f"{name:<58}{self.value:>12,.3g} {self.unit:<6} {goal:<10} {verdict:<7} {self.note}".rstrip()

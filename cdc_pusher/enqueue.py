@@ -22,7 +22,7 @@ from cdc_pusher.sql import queries
 
 _sql = queries("enqueue")
 
-ANALYZE_EVERY = 5000  # stations of a walk
+ANALYZE_FROM = 256  # stations of a walk; and again whenever they have doubled
 PRIORITY = {"full load": WALK, "resync": WALK, "sweep": SWEEP}
 SLOWEST_SWEEP = 10.0  # stations a second; a small operator's sweep need not take the whole interval
 
@@ -84,9 +84,18 @@ async def page(conn: Connection, source: Source, emps: Sequence[str], limit: int
         if moved and stations:
             names = [row["name"] for row in moved]
             await outbox.record_changes(conn, stations, names, priority=PRIORITY[walk["walk"]], resend=walk["walk_resend"])
-    if any(row["walk_stations"] % ANALYZE_EVERY < len(stations) for row in moved):
+    if any(_has_doubled(row["walk_stations"], len(stations)) for row in moved):
         await conn.execute(_sql.refresh_statistics)
     return len(stations)
+
+
+def _has_doubled(stations: int, of_them_now: int) -> bool:
+    """Whether a walk has come to so many more stations that what the planner believes is wrong.
+
+    >>> [_has_doubled(total, 200) for total in (200, 400, 600, 800, 1000, 1200)]
+    [False, True, True, False, False, True]
+    """
+    return stations >= ANALYZE_FROM and stations.bit_length() > max(stations - of_them_now, ANALYZE_FROM - 1).bit_length()
 
 
 async def order_sweep(conn: Connection, emps: Sequence[str], *, interval_s: float, fastest: float) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from workload import Workload
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "25"))
+CLAIM_S = 5.9  # how long a claim lasts: the time-out of a request (`rig`) and five seconds; a sender that runs has left by then
 EMPS = {"alpha": "send", "beta": "hold", "gamma": "replace"}
 
 
@@ -111,13 +113,29 @@ async def test_chaos_among_three_daemons_ends_with_emps_and_database_equal(seed:
             emp.set_faults([])
         await workload.end(LEAVE_INVALID)
         quiet_s = await rigged.quiet(90.0)
-        wrong = {name: found for name in EMPS if (found := await verdict(rigged, name, emps[name], workload, EMPS[name]))}
+        wrong = {}
+        for name, kind in EMPS.items():
+            if found := await verdict(rigged, name, emps[name], workload, kind, forgiven=beside_stopped_senders(emps[name])):
+                wrong[name] = found
         summary = f"seed {seed}: quiet after {quiet_s:.1f} s; {dict(monkeys.done)}; {dict(workload.done)}"
         print(summary, *(emp.stats() for emp in emps.values()), sep="\n")  # noqa: T201  # for campaigns
         for name, found in wrong.items():
             lines = [summary, name, *found[:12], await rigged.dump(*concerned(found)), *story(emps[name], concerned(found))]
             pytest.fail("\n".join(lines))
         assert [line for name in EMPS for line in await sent_without_a_lease(rigged, name)] == []
+        taken = Counter(line["lease"] for line in map(json.loads, rigged.said.splitlines()) if line["event"] == "lease taken")
+        assert max(taken.values()) > 1, "something has gone over to another daemon"
+
+
+def beside_stopped_senders(emp: Sandbox) -> int:
+    """Requests that came beside one whose claim had run out, since its sender is stopped and cannot even close the connection."""
+    found = 0
+    for hung in emp.ledger:
+        finished_at = hung["finished_at"] or time.time()
+        if hung["outcome"] == "fault:hang" and finished_at - hung["received_at"] > CLAIM_S:
+            beside = [e for e in emp.ledger if hung["received_at"] + CLAIM_S < e["received_at"] < finished_at]
+            found += sum((e["kind"], e["key"]) == (hung["kind"], hung["key"]) for e in beside)
+    return found
 
 
 async def sent_without_a_lease(rigged: Rig, emp: str) -> list[str]:
@@ -129,7 +147,6 @@ async def sent_without_a_lease(rigged: Rig, emp: str) -> list[str]:
     )
     ends = [min((other[1] for other in taken[n + 1 :]), default=datetime.max.replace(tzinfo=UTC)) for n in range(len(taken))]
     spans = [(daemon, begin, end) for (_, begin, daemon), end in zip(taken, ends, strict=True)]
-    assert len({daemon for daemon, _, _ in spans}) > 1, "the lane has gone over"
     attempts = await rigged.sql("SELECT host, sent_at, key FROM cdc_pusher.attempt WHERE emp = %(emp)s AND outcome <> 'retry'", emp=emp)
     return [
         f"{row['key']} sent by {row['host']} at {row['sent_at']}"

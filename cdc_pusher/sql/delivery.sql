@@ -140,7 +140,8 @@ WHERE o.emp = %(emp)s
 -- name: claim
 -- Take due messages for the length of a lease, but for those that a request of ours without a claim may still be under way for. A status
 -- waits while its station is about to let go of the EVSE; a station waits until no status of an EVSE that it lets go is in flight, and until
--- the EVSEs that it carries have left other stations at the EMP.
+-- the EVSEs that it carries have left other stations at the EMP. (Sub-selects instead of joins: whatever the planner believes, each row is
+-- found by its key.)
 WITH due AS (
     SELECT found.*
     FROM unnest(%(priorities)s::smallint[], %(since)s::timestamptz[]) WITH ORDINALITY AS p (priority, since, turn)
@@ -162,29 +163,33 @@ WITH due AS (
               WHEN 'status' THEN NOT EXISTS (
                   SELECT
                   FROM cdc_pusher.evse AS e
-                  JOIN cdc_pusher.outbox AS s
-                      ON s.emp = e.emp
-                     AND s.kind = 'station'
-                     AND s.key = e.station_id
                   WHERE e.emp = o.emp
                     AND e.evse_id = o.key
                     AND e.at_emp <> 'no'
-                    AND s.state IN ('pending', 'in_flight')
-                    AND ((s.payload ->> 'deleted')::boolean
-                        OR NOT s.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', o.key)))
+                    AND (
+                        SELECT s.state IN ('pending', 'in_flight')
+                            AND ((s.payload ->> 'deleted')::boolean
+                                OR NOT s.payload -> 'connectors' @> jsonb_build_array(jsonb_build_object('id', o.key)))
+                        FROM cdc_pusher.outbox AS s
+                        WHERE s.emp = e.emp
+                          AND s.kind = 'station'
+                          AND s.key = e.station_id
+                    )
               )
               ELSE NOT EXISTS (
                   SELECT
                   FROM cdc_pusher.evse AS e
-                  JOIN cdc_pusher.outbox AS s
-                      ON s.emp = e.emp
-                     AND s.kind = 'status'
-                     AND s.key = e.evse_id
                   WHERE e.emp = o.emp
                     AND e.station_id = o.key
                     AND e.at_emp <> 'no'
                     AND e.evse_id <> ALL (carried.evses)
-                    AND coalesce(s.state, '') = 'in_flight'
+                    AND (
+                        SELECT s.state = 'in_flight'
+                        FROM cdc_pusher.outbox AS s
+                        WHERE s.emp = e.emp
+                          AND s.kind = 'status'
+                          AND s.key = e.evse_id
+                    )
               ) AND NOT EXISTS (
                   SELECT
                   FROM cdc_pusher.evse AS e
@@ -359,7 +364,7 @@ WHERE s.emp = %(emp)s
   AND s.kind = 'status'
   AND s.state = 'pending'
   AND s.next_attempt_at IS NOT NULL
-  AND s.key IN (SELECT evse_id FROM left_behind UNION ALL SELECT evse_id FROM changed WHERE at_emp = 'no')
+  AND s.key = ANY (ARRAY(SELECT evse_id FROM left_behind UNION ALL SELECT evse_id FROM changed WHERE at_emp = 'no'))
 
 -- name: withdraw_evses
 -- Stations were refused for sure: what only the refused message carried (still 'maybe' after `restore_evses`) is not at the EMP.
