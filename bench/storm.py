@@ -1,9 +1,10 @@
 """20,000 statuses change in one statement, as after an outage: how fast each way to push them is, what it costs, and whether all is right.
 
 An EMP that answers at once shows what a worker can do, one that takes 25 ms whether it keeps 64 requests open. The rate counts from the
-return of the UPDATE to the last arrival; a worker that has not finished after 20 s is stopped, and its rate so far counts. Beside them stand
-HTTP clients without a database, which post as many prepared messages. Fast arms have three rounds in turns, of which the medians count,
-the others one. fsync is on. What the CPO notices is its UPDATE with the trigger ÷ without, the medians of three each, with no worker running.
+return of the UPDATE to the last arrival; a worker that has not finished after 20 s is stopped, and its rate so far counts. Beside them
+stand HTTP clients without a database, which post as many prepared messages. Fast arms have three rounds in turns, of which the medians
+count, the others one. fsync is on. What the CPO notices is its UPDATE with the trigger ÷ without, the medians of three each, while no
+worker runs.
 """
 
 import json

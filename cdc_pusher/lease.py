@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
+from psycopg.rows import DictRow
 
 from cdc_pusher import __version__, metrics
 from cdc_pusher.clock import now_s
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_S = 6.0
 MARGIN_S = 1.5
-BEAT_S = 1.0
+BEAT_S = 2.0
 SETTLED_S = 5.0  # a daemon that has lived for so long is given leases that others have; before, only free ones
 AVOID_S = 60.0  # how long a lease is left to others when what works under it fails here
 
@@ -149,10 +150,12 @@ class Leases:
             "wants": sorted(self.wanted),
             "listens": self.listens,
             "lease_s": LEASE_S,
+            "settled_s": SETTLED_S,
         }
-        renewed = await conn.execute(_sql.beat, spoken)
-        ours = {row["name"]: row["epoch"] for row in await renewed.fetchall()}
-        roster = await self._roster(conn)
+        found = await (await conn.execute(_sql.beat, spoken)).fetchone()
+        assert found is not None, "an aggregate has a row"
+        ours: dict[str, int] = found["ours"]
+        roster = self._roster(found)
         if to_take := roster.to_take(self.me):
             taken = await conn.execute(_sql.take, {"me": self.me, "names": list(to_take), "lease_s": LEASE_S})
             ours |= {row["name"]: row["epoch"] for row in await taken.fetchall()}
@@ -161,12 +164,14 @@ class Leases:
         self._ended.difference_update(ended)
         self._note(ours, began + LEASE_S - MARGIN_S, roster.to_give(self.me))
 
-    async def _roster(self, conn: Connection) -> Roster:
-        holders = {row["name"]: row["holder"] for row in await (await conn.execute(_sql.leases)).fetchall()}
-        living = await (await conn.execute(_sql.daemons, {"settled_s": SETTLED_S})).fetchall()
-        daemons = {row["name"]: frozenset(row["leases"]) for row in living}
+    def _roster(self, found: DictRow) -> Roster:
+        living = found["daemons"]
         self._compare({row["name"]: row["wants"] for row in living if row["wants"]})
-        return Roster(daemons=daemons, holders=holders, settled=frozenset(row["name"] for row in living if row["is_settled"]))
+        return Roster(
+            daemons={row["name"]: frozenset(row["leases"]) for row in living},
+            holders=found["holders"],
+            settled=frozenset(row["name"] for row in living if row["is_settled"]),
+        )
 
     def _compare(self, wants: dict[str, list[str]]) -> None:
         """Daemons with other EMPs in their configuration work against each other: which EMPs there are is up to the one that captures."""

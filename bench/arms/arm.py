@@ -1,6 +1,7 @@
 """One of the systems that are compared: how it is installed into a CPO's database, and its worker process."""
 
 import os
+import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from bench.emp import Emp
 START_S, STOP_S = 60.0, 5.0
 PROBE_S = 0.5
 REST_S = 1.0
+SAID = 500  # characters of the log
 
 
 class Arm(ABC):
@@ -47,28 +49,45 @@ class Arm(ABC):
 
     @contextmanager
     def worker(self, cpo: Cpo, emp: Emp, delay_ms: int = 0) -> Iterator[subprocess.Popen[str]]:
-        """A worker that has delivered a change of the first EVSE, and has nothing to do; it is told to end, and ended if it does not."""
-        log = cpo.directory / f"{cpo.name}.log"
+        """A worker that has delivered a change of the first EVSE, and has nothing to do; it may be killed."""
+        with self.started(cpo, emp, delay_ms) as process:
+            self._probe(cpo, emp, process)
+            yield process
+
+    @contextmanager
+    def started(self, cpo: Cpo, emp: Emp, delay_ms: int = 0) -> Iterator[subprocess.Popen[str]]:
+        """A worker that has just been started; it is told to end, and ended if it does not."""
         command, environ = self.command(cpo, emp.url(delay_ms)), {**os.environ, **self.environ(cpo)}
-        with log.open("w") as output, subprocess.Popen(command, env=environ, stdout=output, stderr=output, text=True) as process:
+        with (
+            self._log(cpo).open("w") as log,
+            subprocess.Popen(command, env=environ, stdout=log, stderr=log, text=True) as process,
+        ):
             try:
-                self._probe(cpo, emp, process, log)
                 yield process
-                assert process.poll() is None, f"{self.name} has ended: {log.read_text()[-500:]}"
+                self._check(cpo, process)
             finally:
                 _end(process)
 
-    def _probe(self, cpo: Cpo, emp: Emp, process: subprocess.Popen[str], log: Path) -> None:
+    def _probe(self, cpo: Cpo, emp: Emp, process: subprocess.Popen[str]) -> None:
         emp.reset()
         deadline = time.monotonic() + START_S
         while not emp.counts()["statuses"]:
-            assert process.poll() is None, f"{self.name} has ended: {log.read_text()[-500:]}"
-            assert time.monotonic() < deadline, f"{self.name} has sent nothing: {log.read_text()[-500:]}"
+            self._check(cpo, process)
+            assert time.monotonic() < deadline, f"{self.name} has sent nothing: {self._said(cpo)}"
             cpo.toggle(cpo.evses[0])
             time.sleep(PROBE_S)
         self.settle(cpo)
         time.sleep(REST_S)
         emp.reset()
+
+    def _check(self, cpo: Cpo, process: subprocess.Popen[str]) -> None:
+        assert process.poll() in (None, -signal.SIGKILL), f"{self.name} has ended: {self._said(cpo)}"
+
+    def _said(self, cpo: Cpo) -> str:
+        return self._log(cpo).read_text()[-SAID:]
+
+    def _log(self, cpo: Cpo) -> Path:
+        return cpo.directory / f"{cpo.name}.log"
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,5 +1,7 @@
 -- name: beat
--- Say that we live and which leases we could have; keep those that we have.
+-- Say that we live and which leases we could have, and keep those that we have (`ours`). Then who has which lease (`holders`; NULL: whoever
+-- comes may take it), and the daemons that live, the leases that each could have now and by its configuration, and whether it has lived for
+-- some time. What this statement has written it does not see, but returns.
 WITH spoken AS (
     INSERT INTO cdc_pusher.daemon AS d (name, version, leases, wants, listens, expires_at)
     VALUES (%(me)s, %(version)s, %(leases)s, %(wants)s, %(listens)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
@@ -8,28 +10,48 @@ WITH spoken AS (
         wants = excluded.wants,
         listens = excluded.listens,
         expires_at = excluded.expires_at
+    RETURNING d.name, d.leases, d.wants, d.started_at
 ), wanted AS (
     INSERT INTO cdc_pusher.lease (name)
     SELECT unnest(%(leases)s::text[])
     EXCEPT
     SELECT name FROM cdc_pusher.lease
     ON CONFLICT (name) DO NOTHING
+    RETURNING name
+), renewed AS (
+    UPDATE cdc_pusher.lease
+    SET expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
+    WHERE holder = %(me)s
+    RETURNING name, epoch
+), held AS (
+    SELECT l.name, CASE WHEN r.name IS NOT NULL THEN %(me)s WHEN l.expires_at > clock_timestamp() THEN l.holder END AS holder
+    FROM cdc_pusher.lease AS l
+    LEFT JOIN renewed AS r
+        ON r.name = l.name
+    UNION ALL
+    SELECT name, NULL
+    FROM wanted
+), living AS (
+    SELECT name, leases, wants, started_at
+    FROM cdc_pusher.daemon
+    WHERE expires_at > clock_timestamp()
+      AND name <> %(me)s
+    UNION ALL
+    SELECT name, leases, wants, started_at
+    FROM spoken
 )
-UPDATE cdc_pusher.lease
-SET expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-WHERE holder = %(me)s
-RETURNING name, epoch
-
--- name: leases
--- Who has which lease; NULL: whoever comes may take it.
-SELECT name, CASE WHEN expires_at > clock_timestamp() THEN holder END AS holder
-FROM cdc_pusher.lease
-
--- name: daemons
--- The daemons that live, the leases that each could have now and by its configuration, and whether it has lived for some time.
-SELECT name, leases, wants, started_at < clock_timestamp() - make_interval(secs => %(settled_s)s) AS is_settled
-FROM cdc_pusher.daemon
-WHERE expires_at > clock_timestamp()
+SELECT
+    (SELECT coalesce(jsonb_object_agg(name, epoch), '{}') FROM renewed) AS ours,
+    (SELECT coalesce(jsonb_object_agg(name, holder), '{}') FROM held) AS holders,
+    (
+        SELECT jsonb_agg(jsonb_build_object(
+            'name', name,
+            'leases', leases,
+            'wants', wants,
+            'is_settled', started_at < clock_timestamp() - make_interval(secs => %(settled_s)s)
+        ))
+        FROM living
+    ) AS daemons
 
 -- name: take
 -- Become the holder of leases that nobody has.
