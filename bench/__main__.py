@@ -6,20 +6,24 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bench import beside, heartbeat, idle, isolation, large, load, longtx, many, trigger
+from bench import beside, heartbeat, host, idle, isolation, killed, large, latency, load, longtx, many, storm, trigger
 from bench.result import Result
 from bench.saved import save
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
-    "large": large.run,
-    "heartbeat": heartbeat.run,
-    "trigger": trigger.run,
-    "isolation": isolation.run,
-    "longtx": longtx.run,
+    "storm": storm.run,
+    "latency": latency.run,
+    "host": host.run,
+    "killed": killed.run,
     "load": load.run,
     "beside": beside.run,
     "idle": idle.run,
     "many": many.run,
+    "heartbeat": heartbeat.run,
+    "trigger": trigger.run,
+    "isolation": isolation.run,
+    "large": large.run,
+    "longtx": longtx.run,
 }
 
 

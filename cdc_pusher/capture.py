@@ -74,11 +74,9 @@ async def batch(
         if spelled := sorted(reading.keys() - set(stations)):
             stations += spelled
             occasions = {emp: _spelled(found, spelled, reading) for emp, found in occasions.items()}
-        there = await outbox.lock_emps(conn, unsure | occasions.keys())
-        occasions = {emp: found for emp, found in occasions.items() if emp in there}
+        plans = await _plans(conn, emps, occasions, stations, reading, unsure)
         if unsure:
             await outbox.order_walk_after(conn, unsure, "resync")
-        plans = await _plans(conn, emps, occasions, stations, reading)
         await outbox.write(conn, plans)
         healed = await _healed(conn, plans)
     _tell(plans)
@@ -123,18 +121,19 @@ async def _plans(
     occasions: Mapping[str, Mapping[str, Occasion]],
     stations: Sequence[str],
     reading: Reading,
+    others: Set[str],
 ) -> Sequence[Plan]:
-    """What to write for each EMP, whose lock is held, now that the stations were read."""
-    if not stations:
+    """What to write for each EMP, now that the stations were read. Takes our turn at the outbox of these EMPs, and of the others."""
+    if not occasions and not others:
         return ()
-    names = sorted(occasions)
     listed = sorted({evse_id for found in reading.values() for evse_id in plan.listed_evses(found)})
     cpos = sorted({cpo for found in reading.values() for cpo in plan.listed_cpos(found)})
-    evses = await outbox.evses(conn, names, stations, listed)
-    known = sorted({*listed, *(e.evse_id for found in evses.values() for e in found)})
-    entries = await outbox.entries(conn, names, stations, known)
-    told = await outbox.known_cpos(conn, names, cpos)
-    return [plan.make(emps[name], occasions[name], _for_emp(reading, name), entries[name], evses[name], told[name]) for name in names]
+    standing = await outbox.standing(conn, occasions.keys() | others, stations, listed, cpos)
+    return [
+        plan.make(emps[name], occasions[name], _for_emp(reading, name), known.entries, known.evses, known.cpos)
+        for name, known in sorted(standing.items())
+        if name in occasions
+    ]
 
 
 def _for_emp(reading: Reading, emp: str) -> Reading:

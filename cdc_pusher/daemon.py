@@ -177,7 +177,7 @@ class Daemon:
         lease, settings = part.key
         self._intake = Intake(settings, lease, wake_lanes=self._wake_lanes, hears=lambda: self._listener.hears)
         try:
-            await part.connected(self._intake.run)
+            await part.connected(self._intake.run, waits=False)
         finally:
             self._intake = None
 

@@ -27,6 +27,8 @@ LIMITS = {"statement_timeout": "60s", "lock_timeout": "5s", **STYLES}
 # Our tables fill and empty faster than statistics are made of them: what there is an index for is read by it, and in its order. What there
 # is none for is planned at a cost at which it would be compiled.
 BY_INDEX = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
+# For what is done again if a crash of the server loses it, and what nobody is told of before something durable has come after it.
+NOT_WAITED_FOR = {"synchronous_commit": "off"}
 # A server that is gone without a word is noticed after about ten seconds, whether we wait for an answer or for something to happen.
 KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
@@ -77,10 +79,10 @@ def parameters(dsn: str) -> dict[str, Any]:
     return {**KEEPALIVE, **primary, **given, "connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "UTF8"}
 
 
-async def connect(dsn: str, purpose: str, *, by_index: bool = False, idle_in_transaction_s: int = 20) -> Connection:
+async def connect(dsn: str, purpose: str, *, settings: Mapping[str, str] | None = None, idle_in_transaction_s: int = 20) -> Connection:
     """Open a connection in autocommit mode, READ COMMITTED in every transaction, named `cdc-pusher PURPOSE` in pg_stat_activity.
 
-    `by_index`: for queries of our own tables alone, which the planner is not to go through.
+    `settings`: more of them, beside the limits.
 
     Raises what `connecting` raises.
     """
@@ -88,7 +90,7 @@ async def connect(dsn: str, purpose: str, *, by_index: bool = False, idle_in_tra
         conn = await Connection.connect(**parameters(dsn), application_name=f"cdc-pusher {purpose}", autocommit=True, row_factory=dict_row)
     try:
         await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
-        limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s"} | (BY_INDEX if by_index else {})
+        limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s", **(settings or {})}
         row = await (await conn.execute("SELECT pg_backend_pid() AS pid")).fetchone()
         if row is not None and row["pid"] != conn.info.backend_pid:  # a pooler has told us another one
             conn.limits = _setting(limits, local=True)

@@ -74,7 +74,7 @@ class Intake:
         limit, page = self._settings.daemon.capture_batch, self._settings.daemon.page_stations
         self._said = None
         horizon = outbox.changes_from_the_start()
-        batches = 0
+        batches, is_walking = 0, True
         while not part.stop.is_set():
             batches += 1
             part.moves()
@@ -89,8 +89,9 @@ class Intake:
                 await enqueue.wake_elsewhere(conn, elsewhere)
             if captured.changes >= limit and batches % WALK_EVERY:
                 continue
-            walked = await enqueue.page(conn, source, list(self._receivers), page)
-            if not captured.changes and walked is None:
+            if is_walking or not captured.changes or not batches % WALK_EVERY:
+                is_walking = await enqueue.page(conn, source, list(self._receivers), page) is not None
+            if not is_walking and (self._said or not captured.changes):  # what has come since we looked has sent a NOTIFY
                 await self._sleep(conn, part)
         if self._lease.is_valid():
             await enqueue.say_asleep(conn, False)

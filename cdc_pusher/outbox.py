@@ -7,7 +7,7 @@ somebody else is changing. `capture` is locked before `emp`; nothing is locked t
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -108,23 +108,41 @@ async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> frozenset[s
     return frozenset(row["name"] for row in await cursor.fetchall())
 
 
-async def evses(conn: Connection, emps: Sequence[str], stations: Sequence[str], listed: Sequence[str]) -> dict[str, list[Evse]]:
-    """By EMP, what is known of the EVSEs of these stations and of those that they list now."""
-    found: dict[str, list[Evse]] = {emp: [] for emp in emps}
-    for row in await (await conn.execute(_capture.evses, {"emps": list(emps), "stations": stations, "evses": listed})).fetchall():
-        found[row.pop("emp")].append(Evse(**row))
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What we know of stations for one EMP: their rows and the status rows of their EVSEs; which EVSEs they have; of their CPOs, those that
+    are known for the EMP, and the cpo-id that it was told (None: it has not been).
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    evses: list[Evse] = field(default_factory=list)
+    cpos: dict[str, str | None] = field(default_factory=dict)
 
 
-async def entries(conn: Connection, emps: Sequence[str], stations: Sequence[str], evse_ids: Sequence[str]) -> dict[str, list[Entry]]:
-    """By EMP, the rows of these stations and the status rows of these EVSEs."""
-    found: dict[str, list[Entry]] = {emp: [] for emp in emps}
-    for row in await (await conn.execute(_capture.entries, {"emps": list(emps), "stations": stations, "evses": evse_ids})).fetchall():
+async def standing(
+    conn: Connection, emps: Iterable[str], stations: Sequence[str], evses: Sequence[str], cpos: Sequence[str]
+) -> dict[str, Standing]:
+    """Take our turn at the outbox of these EMPs, and look up what is known of these stations.
+
+    `evses`, `cpos`: those that the stations list now. Returns it for those EMPs that there are.
+    """
+    values = {"emps": sorted(emps), "stations": stations, "evses": evses, "cpos": cpos}
+    async with conn.pipeline():  # each statement sees what was committed before the lock was ours
+        locked = await conn.execute(_capture.lock_emps, values)
+        of_evses = await conn.execute(_capture.evses, values)
+        of_entries = await conn.execute(_capture.entries, values)
+        of_cpos = await conn.execute(_capture.cpos, values)
+    found = {row["name"]: Standing() for row in await locked.fetchall()}
+    for row in await of_evses.fetchall():
+        found[row.pop("emp")].evses.append(Evse(**row))
+    for row in await of_entries.fetchall():
         payload, same = row["payload"], row.pop("same")
         row["payload"] = payload = None if payload is None else orjson.loads(payload)
         if same:
             row["acknowledged"] = payload
-        found[row["emp"]].append(Entry(**row))
+        found[row["emp"]].entries.append(Entry(**row))
+    for row in await of_cpos.fetchall():
+        found[row["emp"]].cpos[row["cpo"]] = row["told"]
     return found
 
 
@@ -158,14 +176,6 @@ _WRITTEN = tuple(f.name for f in fields(Entry) if f.name not in ("acknowledged",
 
 def _row(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in _WRITTEN}
-
-
-async def known_cpos(conn: Connection, emps: Sequence[str], cpos: Sequence[str]) -> dict[str, dict[str, str | None]]:
-    """By EMP, those of these CPOs that are known for it, and the cpo-id that it was told (None: it has not been)."""
-    found: dict[str, dict[str, str | None]] = {emp: {} for emp in emps}
-    for row in await (await conn.execute(_capture.cpos, {"emps": list(emps), "cpos": list(cpos)})).fetchall():
-        found[row["emp"]][row["cpo"]] = row["told"]
-    return found
 
 
 async def told_of(conn: Connection, stations: Sequence[str]) -> frozenset[str]:

@@ -18,7 +18,7 @@ import psycopg
 import structlog
 
 from cdc_pusher import metrics, policy
-from cdc_pusher.database import Connection, connect, one_line
+from cdc_pusher.database import BY_INDEX, NOT_WAITED_FOR, Connection, connect, one_line
 from cdc_pusher.errors import CdcPusherError, DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
@@ -89,20 +89,22 @@ class Part:
         self.moved_at = time.monotonic()
 
     async def connected(
-        self, work: Callable[[Connection, "Part"], Awaitable[None]], *, idle_in_transaction_s: int = 5, dsn: str = ""
+        self, work: Callable[[Connection, "Part"], Awaitable[None]], *, waits: bool = True, idle_in_transaction_s: int = 5, dsn: str = ""
     ) -> None:
-        """Do work on a connection, and again on a new one whenever that breaks.
+        """Do work on a connection, and again on a new one whenever that breaks. `waits`: for its commits to be durable.
 
         Returns when the work does, or when asked to end while there is no connection.
 
         Raises `CdcPusherError` when a new connection would not help.
         """
         failures, connected_at = 0, math.inf
+        settings = BY_INDEX if waits else BY_INDEX | NOT_WAITED_FOR
         while True:
             self.moves()
             try:
-                limits = {"idle_in_transaction_s": idle_in_transaction_s}
-                async with await connect(dsn or self._dsn, self.name, by_index=True, **limits) as conn:
+                async with await connect(
+                    dsn or self._dsn, self.name, settings=settings, idle_in_transaction_s=idle_in_transaction_s
+                ) as conn:
                     connected_at = time.monotonic()
                     if failures:
                         log.info("database connected again", part=self.name)

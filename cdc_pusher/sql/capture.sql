@@ -101,7 +101,8 @@ LEFT JOIN cdc_pusher.outbox AS o
    AND o.key = e.station_id
 
 -- name: entries
--- The outbox rows of these stations, and the status rows of these EVSEs whatever station they stand under. `same`: the EMP has the payload.
+-- The outbox rows of these stations, and the status rows of their EVSEs, those before and those now, whatever station they stand under.
+-- `same`: the EMP has the payload.
 SELECT
     emp, kind, key, station_id, payload::text, coalesce(acknowledged = payload, false) AS same,
     CASE WHEN acknowledged IS DISTINCT FROM payload THEN acknowledged END AS acknowledged,
@@ -117,7 +118,14 @@ SELECT
 FROM cdc_pusher.outbox
 WHERE emp = ANY (%(emps)s)
   AND kind = 'status'
-  AND key = ANY (%(evses)s)
+  AND key = ANY (ARRAY(
+      SELECT unnest(%(evses)s::text[])
+      UNION
+      SELECT evse_id
+      FROM cdc_pusher.evse
+      WHERE emp = ANY (%(emps)s)
+        AND station_id = ANY (%(stations)s)
+  ))
   AND NOT station_id = ANY (%(stations)s)
 
 -- name: insert_entries
