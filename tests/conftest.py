@@ -19,7 +19,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from cdc_pusher import migrate
 from cdc_pusher.embedded import EmbeddedPostgres
 
-SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "0"}
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "max_prepared_transactions": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cdc_pusher import capture, config, enqueue, outbox
 from cdc_pusher.config import EmpSettings, Settings, SourceSettings
-from cdc_pusher.database import Connection, connect
+from cdc_pusher.database import BY_INDEX, Connection, connect
 from cdc_pusher.outbox import Claim, Result
 from cdc_pusher.source import Source
 
@@ -64,6 +64,6 @@ class Hand:
 async def hand(dsn: str, *emps: str, **options: Any) -> AsyncIterator[Hand]:
     """One daemon with these EMPs ("a" alone if none is named), which does nothing by itself."""
     configured = settings(dsn, *(emps or ("a",)), **options)
-    async with await connect(dsn, "test") as conn, await connect(dsn, "test source") as source_conn:
+    async with await connect(dsn, "test", settings=BY_INDEX) as conn, await connect(dsn, "test source") as source_conn:
         await enqueue.register(conn, configured)
         yield Hand(configured, conn, await Source.open(source_conn, configured.source, configured.only))

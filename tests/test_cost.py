@@ -1,0 +1,121 @@
+"""What a message costs, counted instead of timed: a regression fails on any machine.
+
+Bounds are at most a quarter above what was counted when they were set (docs/performance.md).
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hand import Hand, hand
+from rig import Rig, rig, until
+
+from cdc_pusher import capture, outbox
+from cdc_pusher.outbox import Result
+
+STATIONS, EVSES = 60, 4
+MESSAGES = STATIONS * EVSES
+OURS = "('change', 'outbox', 'evse')"
+CHANGE_ALL = "UPDATE connector SET status = CASE status WHEN 'Occupied' THEN 'Available' ELSE 'Occupied' END"
+READ = f"""SELECT sum(seq_tup_read)::float8 AS scanned, sum(idx_tup_fetch)::float8 AS fetched,
+        sum(n_tup_ins + n_tup_upd + n_tup_del)::float8 AS written
+    FROM pg_stat_user_tables WHERE schemaname = 'cdc_pusher' AND relname IN {OURS}"""
+GONE = (
+    "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'cdc-pusher %%')"
+)
+LOG = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+
+
+@pytest.fixture
+async def cpo(dsn: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rig(dsn, tmp_path) as made:
+        await made.build(*(f"s{n}" for n in range(STATIONS)), evses=EVSES)
+        yield made
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As many entries as statements were sent, those that begin and end transactions left out."""
+    sent: list[int] = []
+    execute = psycopg.AsyncConnection.execute
+
+    async def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append(1)
+        return await execute(self, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", counted)
+    return sent
+
+
+@contextmanager
+def counting(statements: list[int], most: int) -> Iterator[None]:
+    statements.clear()
+    yield
+    assert len(statements) <= most
+
+
+async def loaded(daemon: Hand) -> None:
+    await daemon.capture()
+    await daemon.deliver()
+
+
+async def read(cpo: Rig) -> dict[str, float]:
+    """Rows of our tables, counted since the beginning; a session adds its own when it has ended."""
+    await until(lambda: cpo.sql(GONE), "our sessions have ended")
+    return (await cpo.sql(READ))[0]
+
+
+async def round_trip(daemon: Hand, statements: list[int]) -> int:
+    """Everything from a change to its acknowledgement, with the statements of each step; returns the number of messages."""
+    with counting(statements, 9):
+        await capture.batch(daemon.conn, daemon.source, capture.receivers(daemon.settings), 1000)
+    with counting(statements, 2):
+        async with daemon.conn.transaction():
+            await outbox.lock_emp(daemon.conn, "a")
+            claims = await outbox.claim(daemon.conn, "a", limit=1000, lease_s=60.0)
+    with counting(statements, 2):
+        async with daemon.conn.transaction():
+            await outbox.lock_emp(daemon.conn, "a")
+            await outbox.record(daemon.conn, "a", [Result(claim=claim, outcome="accepted") for claim in claims], quiet_s=0.0)
+    return len(claims)
+
+
+async def test_one_change_and_many_take_as_many_statements(cpo: Rig, statements: list[int]) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await loaded(daemon)
+        await cpo.set_status("s1", "Occupied")
+        assert await round_trip(daemon, statements) == 1
+        await cpo.sql("UPDATE connector SET status = 'Reserved'")
+        assert await round_trip(daemon, statements) == MESSAGES
+
+
+async def test_changes_of_one_station_are_captured_in_one_reading(cpo: Rig) -> None:
+    """However far apart they stand in the log."""
+    async with hand(cpo.dsn) as daemon:
+        await loaded(daemon)
+        for n in range(EVSES):
+            await cpo.sql("UPDATE connector SET status = 'Reserved' WHERE right(evse_id, 1) = %(n)s", n=str(n + 1))
+        receivers = capture.receivers(daemon.settings)
+        captured = [(await capture.batch(daemon.conn, daemon.source, receivers, STATIONS // 3)).changes for _ in range(4)]
+        assert captured == [MESSAGES // 3] * 3 + [0]
+
+
+async def test_message_of_a_storm_reads_and_writes_few_rows_and_little_log(cpo: Rig, statements: list[int]) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await loaded(daemon)
+    before = await read(cpo)
+    log_before = await cpo.value(LOG)
+    async with hand(cpo.dsn) as daemon:
+        await cpo.sql(CHANGE_ALL)
+        assert await round_trip(daemon, statements) == MESSAGES
+    log = float(await cpo.value(LOG) - log_before) / MESSAGES
+    after = await read(cpo)
+    cost = {what: (after[what] - before[what]) / MESSAGES for what in after}
+    print(cost, f"{log:.0f} bytes of WAL")  # noqa: T201  # for whoever changes the bounds
+    assert cost["scanned"] == 0
+    assert cost["fetched"] <= 20
+    assert cost["written"] <= 4
+    assert log <= 2500
