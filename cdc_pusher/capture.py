@@ -34,9 +34,12 @@ AFFECTED_LIMIT = 10_000  # stations that one change of a watched row concerns; b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """What one batch did: changes consumed, the EMPs that have something to send or to wait for now, and by EMP what a sweep healed."""
+    """What one batch did: changes consumed, and whether more are left; the EMPs that have something to send or to wait for now; and by EMP
+    what a sweep healed.
+    """
 
     changes: int
+    more: bool
     emps: frozenset[str]
     healed: Mapping[str, frozenset[str]]
 
@@ -56,14 +59,17 @@ async def batch(
     *,
     epoch: int | None = None,
     horizon: Horizon[int] | None = None,
+    mixed: bool = True,
 ) -> Captured:
-    """Capture at most `limit` changes, under the lease of this epoch; `horizon`: where the looks before have ended.
+    """Capture the `limit` most urgent changes, under the lease of this epoch; `horizon`: where the looks before have ended.
+
+    Not `mixed`: those of one priority alone.
 
     Raises `MappingError` and `LeaseLost`, and then nothing was consumed.
     """
     async with conn.transaction():
         now = await outbox.lock_capture(conn, epoch)
-        changes = await outbox.consume(conn, list(emps), limit, horizon or outbox.changes_from_the_start())
+        changes, more = await outbox.consume(conn, list(emps), limit, horizon or outbox.changes_from_the_start(), mixed=mixed)
         async with kept_alive(conn):
             unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
@@ -80,7 +86,7 @@ async def batch(
         await outbox.write(conn, plans)
         healed = await _healed(conn, plans)
     _tell(plans)
-    return Captured(changes=len(changes), emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
+    return Captured(changes=len(changes), more=more, emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
 
 
 def _tell(plans: Iterable[Plan]) -> None:

@@ -195,7 +195,8 @@ class Lane:
         self._note(recorded.counted)
         if recorded.superseded:
             self._changed()
-        self._ahead.extend((claim, deadline) for claim in claims)
+        ahead = [*self._ahead, *((claim, deadline) for claim in claims)]
+        self._ahead = deque(sorted(ahead, key=lambda one: one[0].priority))
         if self._breaker.state(now_s()) == "open":  # since we asked for room
             self._put_back()
         self._send()

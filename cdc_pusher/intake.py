@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 MAPPING_RETRY_S = 5.0
 BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
 BUSY_POLL_S = 0.005
-WALK_EVERY = 8  # batches; under unbroken load a walk still goes on
+WALK_EVERY = 8  # batches; under unbroken load a walk still goes on, and what is less urgent has its turn
 
 
 class Intake:
@@ -79,7 +79,9 @@ class Intake:
             batches += 1
             part.moves()
             began = time.monotonic()
-            captured = await capture.batch(conn, source, self._receivers, limit, epoch=self._lease.epoch, horizon=horizon)
+            has_turn = not batches % WALK_EVERY
+            epoch = self._lease.epoch
+            captured = await capture.batch(conn, source, self._receivers, limit, epoch=epoch, horizon=horizon, mixed=has_turn)
             if captured.changes:
                 metrics.captured.inc(captured.changes)
                 metrics.capture_duration.observe(time.monotonic() - began)
@@ -87,11 +89,13 @@ class Intake:
                 await self._tell_what_was_healed(conn, captured.healed)
             if elsewhere := sorted(self._wake_lanes(captured.emps)):
                 await enqueue.wake_elsewhere(conn, elsewhere)
-            if captured.changes >= limit and batches % WALK_EVERY:
+            if captured.more and not has_turn:
                 continue
-            if is_walking or not captured.changes or not batches % WALK_EVERY:
+            if is_walking or not captured.changes or has_turn:
                 is_walking = await enqueue.page(conn, source, list(self._receivers), page) is not None
-            if not is_walking and (self._said or not captured.changes):  # what has come since we looked has sent a NOTIFY
+            if not (is_walking or captured.more) and (
+                self._said or not captured.changes
+            ):  # what has come since we looked has sent a NOTIFY
                 await self._sleep(conn, part)
         if self._lease.is_valid():
             await enqueue.say_asleep(conn, False)

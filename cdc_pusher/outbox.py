@@ -83,19 +83,23 @@ def _is_newer(epoch: int | None, last: int) -> bool:
     return epoch is not None and epoch > last
 
 
-async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int]) -> list[Change]:
-    """Take the `batch` most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations."""
+async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int], *, mixed: bool) -> tuple[list[Change], bool]:
+    """Take the `batch` most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations.
+
+    Not `mixed`: of one priority alone, so that what is urgent need not wait for what is not. Returns, too, whether more are left.
+    """
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = changes_from_the_start().ends
-    values = {"emps": list(emps), "batch": batch, "ahead": AHEAD * batch, **_since(horizon)}
-    changes = [Change(**row) for row in await (await conn.execute(_capture.consume, values)).fetchall()]
+    values = {"emps": list(emps), "batch": batch, "ahead": AHEAD * batch, "mixed": mixed, **_since(horizon)}
+    rows = await (await conn.execute(_capture.consume, values)).fetchall()
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
-    found = [(change.priority, change.id) for change in changes[:batch]]
-    horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < batch)
-    return changes
+    more = any([row.pop("more") for row in rows])
+    found = [(row["priority"], row["id"]) for row in rows if mixed or row["priority"] == rows[0]["priority"]][:batch]
+    horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < batch and not more)
+    return [Change(**row) for row in rows], more
 
 
 def _since(horizon: Horizon[Any]) -> dict[str, Any]:

@@ -205,7 +205,8 @@ async def test_change_that_is_committed_late_is_found_by_a_look_from_the_start(c
         horizon = outbox.changes_from_the_start()
 
         async def consumed() -> list[str]:
-            return [str(change.station_id) for change in await outbox.consume(daemon.conn, ["a"], 10, horizon)]
+            changes, _ = await outbox.consume(daemon.conn, ["a"], 10, horizon, mixed=True)
+            return [str(change.station_id) for change in changes]
 
         await late.execute("INSERT INTO cdc_pusher.change (station_id) VALUES ('late')")
         await cpo.sql("INSERT INTO cdc_pusher.change (station_id) VALUES ('early')")
@@ -218,6 +219,29 @@ async def test_change_that_is_committed_late_is_found_by_a_look_from_the_start(c
         assert await consumed() == []
         horizon.looked(time.monotonic(), took_s=0.0)
         assert await consumed() == ["late"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_what_is_urgent_is_taken_alone_and_nothing_is_left_behind(cpo: Rig, slow: bool) -> None:
+    """`slow`: looks begin where the one before has ended."""
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        horizon = outbox.changes_from_the_start()
+
+        async def consumed(*, mixed: bool = False) -> tuple[list[str], bool]:
+            changes, more = await outbox.consume(daemon.conn, ["a"], 2, horizon, mixed=mixed)
+            horizon.looked(time.monotonic(), took_s=1e9 if slow else 0.0)
+            return [f"{change.station_id} {change.priority}" for change in changes], more
+
+        stations = ["x 10", "y 10", "z 10", "a 0", "x 0", "b 0"]
+        for station, _, priority in (one.partition(" ") for one in stations):
+            await cpo.sql("INSERT INTO cdc_pusher.change (station_id, priority) VALUES (%(s)s, %(p)s)", s=station, p=int(priority))
+        assert await consumed() == (["a 0", "x 0", "x 10"], True)
+        assert await consumed() == (["b 0"], True), "not what may wait"
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id) VALUES ('c')")
+        assert await consumed(mixed=True) == (["c 0", "y 10"], True)
+        assert await consumed() == (["z 10"], False)
+        assert await consumed() == ([], False)
 
 
 async def test_looks_for_due_messages_begin_where_the_one_before_ended(cpo: Rig) -> None:

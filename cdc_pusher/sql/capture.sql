@@ -12,15 +12,16 @@ SET epoch = %(epoch)s
 WHERE singleton
 
 -- name: consume
--- Take the most urgent changes out of the log, and with them what is said of the same stations further on; nobody else deletes, so the row
--- addresses hold. What concerns every EMP is handed over to those that another daemon serves.
+-- Take the most urgent changes out of the log, of one priority unless they are to be `mixed`, and with them what is said of the same stations
+-- further on; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to those that another daemon serves.
+-- `more`: others were seen that are left.
 WITH ahead AS MATERIALIZED (
-    SELECT row_number() OVER () AS place, c.*
+    SELECT row_number() OVER () AS place, min(c.priority) OVER () AS most_urgent, c.*
     FROM (
         SELECT found.*
         FROM unnest(%(priorities)s::smallint[], %(since)s::bigint[]) WITH ORDINALITY AS p (priority, since, turn)
         CROSS JOIN LATERAL (
-            SELECT ctid AS address, station_id
+            SELECT ctid AS address, station_id, priority
             FROM cdc_pusher.change
             WHERE priority = p.priority
               AND id > p.since
@@ -31,13 +32,20 @@ WITH ahead AS MATERIALIZED (
         ORDER BY p.turn
         LIMIT %(ahead)s
     ) AS c
+), chosen AS MATERIALIZED (
+    SELECT address, station_id
+    FROM ahead
+    WHERE place <= %(batch)s
+      AND (priority = most_urgent OR %(mixed)s)
 ), taken AS (
     DELETE FROM cdc_pusher.change
     WHERE ctid = ANY (ARRAY(
         SELECT address
+        FROM chosen
+        UNION
+        SELECT address
         FROM ahead
-        WHERE place <= %(batch)s
-           OR station_id IN (SELECT station_id FROM ahead WHERE place <= %(batch)s)
+        WHERE station_id IN (SELECT station_id FROM chosen)
     ))
     RETURNING id, station_id, watch, source_row, emp, priority, resend, changed_at
 ), handed_over AS (
@@ -49,7 +57,9 @@ WITH ahead AS MATERIALIZED (
       AND e.mapping IS NOT NULL
       AND NOT e.name = ANY (%(emps)s)
 )
-SELECT id, station_id, watch, source_row, emp, priority, resend, changed_at
+SELECT
+    id, station_id, watch, source_row, emp, priority, resend, changed_at,
+    (SELECT count(*) FROM ahead) > (SELECT count(*) FROM taken) AS more
 FROM taken
 ORDER BY priority, id
 
