@@ -31,9 +31,8 @@ class Ours(Arm):
         config = self._configured(cpo, emp.url(), CONCURRENCY)
         with cdc_pusher("migrate", "--config", str(config), stdout=subprocess.DEVNULL) as migrating:
             assert migrating.wait() == 0, "cdc-pusher migrate has failed"
-        with cdc_pusher("run", "--config", str(config), stderr=subprocess.DEVNULL) as daemon:
+        with self.started(cpo, emp) as daemon:
             until(lambda: daemon.poll() is not None or (cpo.value(LOADED) and cpo.value(SETTLED)))
-            assert daemon.poll() is None, "the daemon has ended"
         cpo.sql("VACUUM ANALYZE")
 
     def command(self, cpo: Cpo, url: str) -> Sequence[str]:
