@@ -18,7 +18,7 @@ LOADED = "SELECT EXISTS (SELECT FROM cdc_pusher.emp WHERE full_load_completed_at
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours(Arm):
-    """`concurrency` is that of the worker; the full load has its own."""
+    """`concurrency`: so many requests at once, the full load included."""
 
     name: str = "cdc-pusher"
     is_fast: bool = True
@@ -28,7 +28,7 @@ class Ours(Arm):
         return ""
 
     def install(self, cpo: Cpo, emp: Emp) -> None:
-        config = self._configured(cpo, emp.url(), CONCURRENCY)
+        config = self._configured(cpo, emp.url())
         with cdc_pusher("migrate", "--config", str(config), stdout=subprocess.DEVNULL) as migrating:
             assert migrating.wait() == 0, "cdc-pusher migrate has failed"
         with self.started(cpo, emp) as daemon:
@@ -36,7 +36,7 @@ class Ours(Arm):
         cpo.sql("VACUUM ANALYZE")
 
     def command(self, cpo: Cpo, url: str) -> Sequence[str]:
-        return [sys.executable, "-m", "cdc_pusher", "run", "--config", str(self._configured(cpo, url, self.concurrency))]
+        return [sys.executable, "-m", "cdc_pusher", "run", "--config", str(self._configured(cpo, url))]
 
     def environ(self, cpo: Cpo) -> dict[str, str]:
         return {}
@@ -44,7 +44,8 @@ class Ours(Arm):
     def settle(self, cpo: Cpo) -> None:
         until(lambda: cpo.value(SETTLED))
 
-    def _configured(self, cpo: Cpo, url: str, concurrency: int) -> Path:
+    def _configured(self, cpo: Cpo, url: str) -> Path:
         config = cpo.directory / f"{cpo.name}.toml"
-        config.write_text(CONFIG.format(dsn=json.dumps(cpo.dsn)) + EMP.format(name="bench", url=json.dumps(url), concurrency=concurrency))
+        section = EMP.format(name="bench", url=json.dumps(url), concurrency=self.concurrency)
+        config.write_text(CONFIG.format(dsn=json.dumps(cpo.dsn)) + section)
         return config
