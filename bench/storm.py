@@ -117,8 +117,8 @@ def _storm(arm: Arm, databases: _Databases, emp: Emp, delay_ms: int) -> _Storm:
     with arm.worker(cpo, emp, delay_ms) as process:
         cpo.tidy()
         before = cpo.statuses()
-        worker, sessions = family(process.pid), cpo.sessions()
-        worker_was, sessions_was = cpu_s(worker), cpu_s(sessions)
+        worker = family(process.pid)
+        worker_was, sessions_were = cpu_s(worker), {pid: cpu_s([pid]) for pid in cpo.sessions()}
         cpo.storm()
         began = time.time()
         while emp.counts()["statuses"] < EVSES and time.time() < began + LIMIT_S:
@@ -126,7 +126,8 @@ def _storm(arm: Arm, databases: _Databases, emp: Emp, delay_ms: int) -> _Storm:
         took_s = time.time() - began
         time.sleep(REST_S)
         ledger = emp.ledger()
-        worker_s, sessions_s = cpu_s(worker) - worker_was, cpu_s(sessions) - sessions_was
+        worker_s = cpu_s(worker) - worker_was
+        sessions_s = sum(max(0.0, cpu_s([pid]) - sessions_were.get(pid, 0.0)) for pid in cpo.sessions())
         is_finished = ledger["statuses"] >= EVSES
         storm = _Storm(
             sent=ledger["statuses"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv" / "bench"
 INSTALL_S = 600.0
+REASON = 200  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,8 @@ class Environment:
             for command in self._installation():
                 subprocess.run(command, cwd=self._directory, check=True, capture_output=True, text=True, timeout=INSTALL_S)
         except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines()
-            return lines[-1] if lines else f"{error.cmd[0]} has failed"
+            said = " ".join(line for line in error.stderr.splitlines() if "error" in line.lower())
+            return said[:REASON] or f"{error.cmd[0]} has failed"
         except subprocess.TimeoutExpired:
             return f"not installed within {INSTALL_S:.0f} s"
         stamp.write_text("\n".join(self.packages))
@@ -52,6 +53,6 @@ class Environment:
 
     def _installation(self) -> list[list[str]]:
         if self.node:
-            return [["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", ".", *self.packages]]
+            return [["npm", "install", "--loglevel=error", "--no-audit", "--no-fund", "--prefix", ".", *self.packages]]
         pip = [str(self._directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         return [[sys.executable, "-m", "venv", "."], [*pip, *self.packages]]
