@@ -1,9 +1,11 @@
 """`python -m bench.plots`: the last results of the benchmarks, drawn into docs/plots, an SVG file each.
 
-A figure has a panel for each name that several arms have a value of, with a bar for each arm; a dashed line is the goal. Benchmarks that
-have not been run leave their file as it is. The same results give the same file, byte for byte.
+A figure has a panel for each name that several arms have a value of, unless all are 0, with a bar for each arm; a dashed line is the goal.
+Benchmarks that have not been run leave their file as it is. The same results give the same file, byte for byte.
 """
 
+import itertools
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ TITLES = {
 }
 OURS = "cdc-pusher"
 OUR_COLOUR, OTHER_COLOUR, GOAL_COLOUR = "#1f6feb", "#8c959f", "#cf222e"
+PANELS_A_LINE = 2
 PANEL_WIDTH, BAR_HEIGHT, MARGIN_HEIGHT = 3.6, 0.34, 1.0  # inches
 ROOM = 1.3  # of the longest bar: for the figure beside it
 STYLE: dict[Any, Any] = {"svg.hashsalt": OURS, "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -46,11 +49,16 @@ def main() -> int:
 def draw(title: str, panels: Sequence[Sequence[Row]], file: Path) -> None:
     arms = list(dict.fromkeys(row["arm"] for panel in panels for row in panel))
     with mpl.rc_context(STYLE):
-        size = (PANEL_WIDTH * len(panels) + 1, BAR_HEIGHT * len(arms) + MARGIN_HEIGHT)
+        lines = math.ceil(len(panels) / PANELS_A_LINE)
+        size = (PANEL_WIDTH * PANELS_A_LINE + 1, (BAR_HEIGHT * len(arms) + MARGIN_HEIGHT) * lines)
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         figure.suptitle(title, fontsize="large")
-        for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
-            _bars(axes, panel, arms)
+        places = figure.subplots(lines, PANELS_A_LINE, sharey=True, squeeze=False).flat
+        for axes, panel in itertools.zip_longest(places, panels):
+            if panel is None:
+                axes.set_axis_off()
+            else:
+                _bars(axes, panel, arms)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
 
 
@@ -60,7 +68,7 @@ def _panels(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         if row["arm"]:
             found.setdefault((row["name"], row["unit"]), []).append(row)
-    return [panel for panel in found.values() if len(panel) > 1]
+    return [panel for panel in found.values() if len(panel) > 1 and any(row["value"] for row in panel)]
 
 
 def _bars(axes: Axes, panel: Sequence[Row], arms: Sequence[str]) -> None:
@@ -73,7 +81,8 @@ def _bars(axes: Axes, panel: Sequence[Row], arms: Sequence[str]) -> None:
     for goal in goals:
         axes.axvline(goal, color=GOAL_COLOUR, linestyle="--", linewidth=1)
     axes.set_xlim(0, ROOM * max(*values, *goals, 0))
-    axes.set_title(f"{panel[0]['name']} ({panel[0]['unit']})", fontsize="medium")
+    unit = panel[0]["unit"]
+    axes.set_title(panel[0]["name"] + (f" ({unit})" if unit else ""), fontsize="medium")
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.tick_params(left=False)
