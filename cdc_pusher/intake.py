@@ -1,16 +1,18 @@
 """The one loop that fills the outbox: captures until the change log is empty, goes on with a walk, and sleeps when there is nothing to do.
 
 Of all daemons one does this, under the lease `capture`. Before it sleeps it says so to the triggers, which then send a NOTIFY, and looks
-once more, so that no change falls between. When wake-ups come thick, or cannot be heard at all, the triggers are told not to bother.
+once more, so that no change falls between. When changes come thick, or NOTIFY cannot be heard at all, the triggers are told not to bother.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 
 import psycopg
 import structlog
 
 from cdc_pusher import capture, enqueue, metrics, outbox, triggers
+from cdc_pusher.capture import Captured
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import LeaseLost, MappingError
@@ -21,7 +23,7 @@ from cdc_pusher.source import Source
 log = structlog.get_logger(__name__)
 
 MAPPING_RETRY_S = 5.0
-BUSY_WAKES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
+BUSY_CHANGES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
 BUSY_POLL_S = 0.005
 WALK_EVERY = 8  # batches; under unbroken load a walk still goes on, and what is less urgent has its turn
 
@@ -38,7 +40,7 @@ class Intake:
         self._wake_lanes = wake_lanes
         self._hears = hears
         self._said: bool | None = None  # that we sleep and want a NOTIFY
-        self._wakes: list[float] = []
+        self._recent: deque[float] = deque(maxlen=BUSY_CHANGES_PER_S + 1)  # when the last changes were captured
         self.is_reading = False
 
     async def run(self, conn: Connection, part: Part) -> None:
@@ -82,23 +84,30 @@ class Intake:
             has_turn = not batches % WALK_EVERY
             epoch = self._lease.epoch
             captured = await capture.batch(conn, source, self._receivers, limit, epoch=epoch, horizon=horizon, mixed=has_turn)
-            if captured.changes:
-                metrics.captured.inc(captured.changes)
-                metrics.capture_duration.observe(time.monotonic() - began)
-            if captured.healed:
-                await self._tell_what_was_healed(conn, captured.healed)
-            if elsewhere := sorted(self._wake_lanes(captured.emps)):
-                await enqueue.wake_elsewhere(conn, elsewhere)
+            await self._note(conn, captured, began, is_walking=is_walking)
             if captured.more and not has_turn:
                 continue
             if is_walking or not captured.changes or has_turn:
                 is_walking = await enqueue.page(conn, source, list(self._receivers), page) is not None
-            if not (is_walking or captured.more) and (
-                self._said or not captured.changes
-            ):  # what has come since we looked has sent a NOTIFY
+            # If we had said that we sleep when we looked, what has come since has sent a NOTIFY.
+            if not (is_walking or captured.more) and (self._said or not captured.changes):
                 await self._sleep(conn, part)
         if self._lease.is_valid():
             await enqueue.say_asleep(conn, False)
+
+    async def _note(self, conn: Connection, captured: Captured, began: float, *, is_walking: bool) -> None:
+        """Tell all who should know of a batch: the triggers, too, that they need not notify while we look again anyway."""
+        if captured.changes:
+            metrics.captured.inc(captured.changes)
+            metrics.capture_duration.observe(time.monotonic() - began)
+        if captured.healed:
+            await self._tell_what_was_healed(conn, captured.healed)
+        if elsewhere := sorted(self._wake_lanes(captured.emps)):
+            await enqueue.wake_elsewhere(conn, elsewhere)
+        if not is_walking:
+            self._recent.extend([began] * captured.changes)
+        if self._said and (is_walking or captured.more or self._is_busy()):
+            await self._say(conn, False)
 
     async def _tell_what_was_healed(self, conn: Connection, healed: Mapping[str, Set[str]]) -> None:
         """A sweep found what no trigger told of: people should know why."""
@@ -117,17 +126,19 @@ class Intake:
         busy = self._is_busy()
         wants_notify = self._hears() and not busy
         if self._said is not wants_notify:
-            await enqueue.say_asleep(conn, wants_notify)
-            self._said = wants_notify
+            await self._say(conn, wants_notify)
             return
         while not await wait(part.wake, BUSY_POLL_S if busy else IDLE_S) and not busy and self._hears() == wants_notify:
             part.moves()
         part.wake.clear()
-        if not busy:
-            self._wakes.append(time.monotonic())
+
+    async def _say(self, conn: Connection, wants_notify: bool) -> None:
+        await enqueue.say_asleep(conn, wants_notify)
+        self._said = wants_notify
 
     def _is_busy(self) -> bool:
-        """Whether wake-ups come so thick that polling is cheaper for the CPO's writers. Once busy, it lasts a second."""
+        """Whether changes come so thick that polling is cheaper for the CPO's writers. Once busy, it lasts a second."""
         since = time.monotonic() - 1.0
-        self._wakes = [at for at in self._wakes if at > since]
-        return len(self._wakes) > BUSY_WAKES_PER_S
+        while self._recent and self._recent[0] <= since:
+            self._recent.popleft()
+        return len(self._recent) > BUSY_CHANGES_PER_S

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import psycopg
 import pytest
 from rig import KEY, Rig, evse_id, rig, until
 
@@ -19,6 +20,15 @@ from cdc_pusher.sandbox import Sandbox, SandboxSettings
 HANG_ONCE = {"kind": "hang", "applied": True, "times": 1}
 REFUSE = {"kind": "code", "code": 300}
 """Surely not applied, and tried again."""
+FLOOD = """DO $$
+BEGIN
+    FOR n IN 1 .. 100000 LOOP
+        UPDATE connector SET status = CASE n % 2 WHEN 0 THEN 'Occupied' ELSE 'Available' END;
+        COMMIT;
+        EXIT WHEN (SELECT name = 'enough' FROM station);
+    END LOOP;
+END
+$$"""
 
 
 @pytest.fixture
@@ -272,6 +282,22 @@ async def test_changes_are_delivered_at_once_again_after_the_listener_lost_its_s
         await rigged.set_status("s1", status)
         delays.append(await until(shows(sandbox, "s1", status), f"{status} is there"))
     assert min(delays) < 0.3
+
+
+async def test_triggers_do_not_notify_while_changes_come_thick(rigged: Rig, sandbox: Sandbox) -> None:
+    """A NOTIFY in every transaction would cost the CPO most of what it can write."""
+    await rigged.build("s1")
+    await rigged.ready_daemon()
+    await rigged.quiet()
+    await until(lambda: rigged.value("SELECT last_value = 2 FROM cdc_pusher.asleep"), "the daemon sleeps")
+    async with await psycopg.AsyncConnection.connect(rigged.dsn, autocommit=True) as writer:
+        flood = asyncio.create_task(writer.execute(FLOOD))
+        await until(lambda: rigged.value("SELECT last_value = 1 FROM cdc_pusher.asleep"), "triggers are told not to notify")
+        await rigged.sql("UPDATE station SET name = 'enough' WHERE id = 's1'")
+        await flood
+    await until(lambda: rigged.value("SELECT last_value = 2 FROM cdc_pusher.asleep"), "triggers notify again")
+    await rigged.quiet()
+    assert status_at(sandbox, "s1") == await rigged.value("SELECT status FROM connector")
 
 
 async def test_nothing_is_lost_when_the_database_crashes(tmp_path: Path, sandbox: Sandbox) -> None:
