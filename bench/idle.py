@@ -1,7 +1,7 @@
 """What a daemon costs that has nothing to do: statements a second on the CPO's server, and its own processor time.
 
 Everything is delivered, nothing changes for a minute, with one EMP and with twenty. A query is what pg_stat_statements counts in the
-daemon's database, BEGIN and COMMIT, too; we ourselves look from another database. Its beats, its looks for work and the gauges every 45 s
+daemon's database, BEGIN and COMMIT, too; we ourselves look from another database. Its beats, its looks for work and the gauges every 30 s
 are part of it, a sweep is not: that comes after 15 minutes.
 """
 
