@@ -34,8 +34,8 @@ AFFECTED_LIMIT = 10_000  # stations that one change of a watched row concerns; b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """What one batch did: changes consumed, and whether more are left; the EMPs that have something to send or to wait for now; and by EMP
-    what a sweep healed.
+    """What one batch did: changes consumed, and whether there are more in the log; the EMPs that have something to send or to wait for now;
+    and by EMP what a sweep healed.
     """
 
     changes: int
@@ -86,6 +86,7 @@ async def batch(
         await outbox.write(conn, plans)
         healed = await _healed(conn, plans)
     _tell(plans)
+    more |= any(change.station_id is None for change in changes) or any(one.look_again for one in plans)  # put into the log just now
     return Captured(changes=len(changes), more=more, emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from cdc_pusher import oioi
+from cdc_pusher import __version__, oioi
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.model import Answer, Failure, Kind, Payload
@@ -59,8 +59,8 @@ class EmpClient:
     async def __aenter__(self) -> "EmpClient":
         self._http = aiohttp.ClientSession(
             connector=_Connector(ssl=self._tls, limit=self._concurrency),
-            headers=oioi.headers(self._secret),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            headers={**oioi.headers(self._secret), "Accept": "application/json", "User-Agent": f"cdc-pusher/{__version__}"},
+            skip_auto_headers=("Accept-Encoding",),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(sock_connect=self._connect_timeout_s, sock_read=self._read_timeout_s),
         )

@@ -173,7 +173,7 @@ class Lane:
 
     async def _keep_books(self, conn: Connection, *, send: bool) -> None:
         results, put_off = list(self._results), frozenset(self._put_off)
-        now = now_s()
+        now, trips = now_s(), self._breaker.trips
         deadline = now + self._lease_s - self._settings.request_timeout_s
         async with conn.transaction():
             turn = await outbox.lock_emp(conn, self.name, self._lease.epoch)
@@ -197,7 +197,7 @@ class Lane:
             self._changed()
         ahead = [*self._ahead, *((claim, deadline) for claim in claims)]
         self._ahead = deque(sorted(ahead, key=lambda one: one[0].priority))
-        if self._breaker.state(now_s()) == "open":  # since we asked for room
+        if self._breaker.trips > trips:  # it has opened since we asked for room
             self._put_back()
         self._send()
 

@@ -148,13 +148,9 @@ class Source:
 
     async def _read(self, station_ids: Sequence[str], query: bytes) -> Mapping[str, Station | Held]:
         async with _snapshot(self._conn):
-            async with self._conn.pipeline():
-                found_stations = await self._conn.execute(query, {"ids": list(station_ids)})
-                found_connectors = await self._conn.execute(self._queries.connectors, {"ids": list(station_ids)})
-            stations, connectors = await found_stations.fetchall(), await found_connectors.fetchall()
-            spelled = sorted({row["station_id"] for row in stations})
-            if set(spelled) != set(station_ids):  # a connector comes with its station's id as that was asked for
-                connectors = await (await self._conn.execute(self._queries.connectors, {"ids": spelled})).fetchall()
+            stations = await (await self._conn.execute(query, {"ids": list(station_ids)})).fetchall()
+            found_ids = sorted({row["station_id"] for row in stations})  # what is not found may have connectors that cannot be read
+            connectors = await (await self._conn.execute(self._queries.connectors, {"ids": found_ids})).fetchall() if found_ids else []
         of_station: dict[str, list[Connector]] = defaultdict(list)
         for row in connectors:
             of_station[row["station_id"]].append(self._connector(row))

@@ -10,7 +10,7 @@ import pytest
 from hand import Hand, hand, settings
 from rig import Rig, evse_id, rig
 
-from cdc_pusher import enqueue, outbox
+from cdc_pusher import capture, enqueue, outbox
 
 
 @pytest.fixture
@@ -242,6 +242,39 @@ async def test_what_is_urgent_is_taken_alone_and_nothing_is_left_behind(cpo: Rig
         assert await consumed(mixed=True) == (["c 0", "y 10"], True)
         assert await consumed() == (["z 10"], False)
         assert await consumed() == ([], False)
+
+
+async def test_more_is_left_when_all_that_was_seen_is_of_one_station(cpo: Rig) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id) SELECT 's1' FROM generate_series(1, %(n)s)", n=outbox.AHEAD + 1)
+        receivers = capture.receivers(daemon.settings)
+        captured = [await capture.batch(daemon.conn, daemon.source, receivers, 1) for _ in range(3)]
+        assert [(one.changes, one.more) for one in captured] == [(outbox.AHEAD, True), (1, False), (0, False)]
+
+
+async def test_what_capture_puts_into_the_log_itself_is_more_to_capture(cpo: Rig) -> None:
+    """No trigger notifies of it."""
+    await cpo.build("s2")
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await cpo.sql("UPDATE connector SET evse_id = %(e)s WHERE station_id = 's2'", e=evse_id("s1"))
+        receivers = capture.receivers(daemon.settings)
+        captured = [await capture.batch(daemon.conn, daemon.source, receivers, 100) for _ in range(3)]
+        assert [(one.changes, one.more) for one in captured] == [(1, True), (1, False), (0, False)]
+
+
+async def test_backlog_is_taken_by_hashing_whatever_the_planner_believes(cpo: Rig) -> None:
+    """A join of what is taken for one row each, and is not, would take half a second a batch; psycopg prepares after the fifth."""
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await daemon.conn.execute("SET plan_cache_mode = force_generic_plan")
+        values = {"emps": ["a"], "batch": 500, "ahead": 10_000, "mixed": True, "priorities": [0, 10, 20], "since": [0, 0, 0]}
+        async with daemon.conn.transaction():
+            cursor = await daemon.conn.execute(b"EXPLAIN " + outbox._capture.consume, values)
+            plan = [row["QUERY PLAN"] for row in await cursor.fetchall()]
+        assert [line for line in plan if "Semi Join" in line] == []
+        assert any("hashed SubPlan" in line for line in plan)
 
 
 async def test_looks_for_due_messages_begin_where_the_one_before_ended(cpo: Rig) -> None:

@@ -18,6 +18,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from cdc_pusher import __version__
 from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.model import Answer, Failure, Payload
@@ -123,6 +124,7 @@ async def test_request_has_the_headers_and_the_body_of_the_protocol_and_no_more(
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     assert len(headers) == len(lines)
     assert request_line == "POST /api HTTP/1.1"
+    assert headers["user-agent"] == f"cdc-pusher/{__version__}", "firewalls refuse requests without one"
     assert (headers["authorization"], headers["content-type"]) == (f"key={KEY}", "application/json")
     assert headers.keys() <= {
         "host",

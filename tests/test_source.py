@@ -333,6 +333,19 @@ async def test_cpos_are_counted_with_their_names(dsn: str) -> None:
         assert await source.cpos() == [{"cpo": "cpo", "name": None, "stations": 3}]
 
 
+async def test_connectors_of_what_is_not_shown_cannot_make_it_fail(dsn: str) -> None:
+    """Nor are they a reason to keep at the EMP what the CPO has withdrawn."""
+    run(dsn, schema("text"), "INSERT INTO site VALUES ('shown'), ('hidden')")
+    run(dsn, "INSERT INTO plug VALUES ('shown', 'E', '1'), ('hidden', 'F', 'broken')")
+    given = settings(
+        stations=f"{stations()} WHERE id <> 'hidden'",
+        connectors=CONNECTORS.replace("22 AS speed_kw, status", "status::numeric AS speed_kw, 'Available' AS status"),
+    )
+    async with opened(dsn, given) as source:
+        assert await source.read(["hidden"]) == {}
+        assert (await source.read(["hidden", "shown"])).keys() == {"shown"}
+
+
 @pytest.mark.parametrize(
     ("id_type", "written", "asked"), [("int", "7", "007"), ("uuid", UUIDS[0], UUIDS[0].upper()), ("citext", "DE1", "de1")]
 )

@@ -14,7 +14,7 @@ WHERE singleton
 -- name: consume
 -- Take the most urgent changes out of the log, of one priority unless they are to be `mixed`, and with them what is said of the same stations
 -- further on; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to those that another daemon serves.
--- `more`: others were seen that are left.
+-- `more`: others were seen that are left, or may stand beyond what was seen.
 WITH ahead AS MATERIALIZED (
     SELECT row_number() OVER () AS place, min(c.priority) OVER () AS most_urgent, c.*
     FROM (
@@ -45,7 +45,7 @@ WITH ahead AS MATERIALIZED (
         UNION
         SELECT address
         FROM ahead
-        WHERE station_id IN (SELECT station_id FROM chosen)
+        WHERE (station_id IN (SELECT station_id FROM chosen)) IS TRUE -- by hashing, not by a join of what the planner takes for one row each
     ))
     RETURNING id, station_id, watch, source_row, emp, priority, resend, changed_at
 ), handed_over AS (
@@ -59,7 +59,7 @@ WITH ahead AS MATERIALIZED (
 )
 SELECT
     id, station_id, watch, source_row, emp, priority, resend, changed_at,
-    (SELECT count(*) FROM ahead) > (SELECT count(*) FROM taken) AS more
+    (SELECT count(*) >= %(ahead)s OR count(*) > (SELECT count(*) FROM taken) FROM ahead) AS more
 FROM taken
 ORDER BY priority, id
 
