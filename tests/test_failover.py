@@ -216,6 +216,7 @@ async def test_everything_is_sent_again_where_nobody_remembers(dsn: str, tmp_pat
         )
         again = await rigged.ready_daemon()
         await until(lambda: "everything is sent again" in again.said, "it has seen that")
+        await until(lambda: rigged.value("SELECT timeline <> 'another place' FROM cdc_pusher.emp"), "what it has ordered is committed")
         await rigged.quiet()
         assert await differences(rigged, sandbox) == []
         assert sandbox.stats()["accepted"]["station"] == 4
