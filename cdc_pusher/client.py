@@ -47,7 +47,9 @@ class EmpClient:
     def __init__(self, settings: EmpSettings) -> None:
         assert settings.api_key is not None, "config.load has seen to it"
         self._url = str(settings.url)
-        self._proxy = str(settings.proxy) if settings.proxy else None
+        proxy = httpx.Proxy(str(settings.proxy)) if settings.proxy else None  # with the credentials apart: errors repeat its address
+        self._proxy = str(proxy.url) if proxy else None
+        self._proxy_auth = aiohttp.BasicAuth(*proxy.auth) if proxy and proxy.auth else None
         self._partner_identifier = settings.partner_identifier
         self._timeout_s = settings.request_timeout_s
         self._connect_timeout_s = min(settings.connect_timeout_s, self._timeout_s)
@@ -76,7 +78,7 @@ class EmpClient:
         """
         _in_time.set(in_time)
         content = oioi.body(kind, payload, partner_identifier=self._partner_identifier)
-        post = self._http.post(self._url, data=content, proxy=self._proxy, allow_redirects=False)
+        post = self._http.post(self._url, data=content, proxy=self._proxy, proxy_auth=self._proxy_auth, allow_redirects=False)
         try:
             async with asyncio.timeout(self._timeout_s), post as response:
                 received = await _read(response)

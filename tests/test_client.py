@@ -37,7 +37,7 @@ def settings(url: str, **changes: Any) -> EmpSettings:
 
 async def read_request(reader: StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+    length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
     return head + await reader.readexactly(length)
 
 
@@ -197,6 +197,15 @@ async def test_proxy_of_the_configuration_is_used(tmp_path: Path) -> None:
     async with a_server(saying(http())) as (proxy, spy), EmpClient(settings("http://emp.invalid/api", proxy=proxy)) as client:
         assert isinstance(await client.send("status", STATUS), Answer)
     assert spy.requests[0].startswith(b"POST http://emp.invalid/api HTTP/1.1")
+
+
+async def test_password_of_a_proxy_that_refuses_stands_in_no_failure() -> None:
+    async with a_server(saying(http(b"", status="407 Proxy Authentication Required"))) as (url, _):
+        proxy = url.replace("http://", "http://user:pa55word@").removesuffix("/api")
+        found = await ask("https://emp.invalid/api", proxy=proxy)
+    assert isinstance(found, Failure)
+    assert "407" in found.error
+    assert "pa55word" not in found.error
 
 
 async def test_certificates_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
