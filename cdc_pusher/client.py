@@ -5,6 +5,7 @@ followed (the key would go along), no proxy or certificate is taken from the env
 """
 
 import asyncio
+import base64
 import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -49,19 +50,23 @@ class EmpClient:
         self._url = str(settings.url)
         proxy = httpx.Proxy(str(settings.proxy)) if settings.proxy else None  # with the credentials apart: errors repeat its address
         self._proxy = str(proxy.url) if proxy else None
-        self._proxy_auth = aiohttp.BasicAuth(*proxy.auth) if proxy and proxy.auth else None
+        credentials = base64.b64encode(":".join(proxy.auth).encode()).decode() if proxy and proxy.auth else None
+        self._proxy_headers = {"Proxy-Authorization": f"Basic {credentials}"} if credentials else None
         self._partner_identifier = settings.partner_identifier
         self._timeout_s = settings.request_timeout_s
         self._connect_timeout_s = min(settings.connect_timeout_s, self._timeout_s)
         self._read_timeout_s = min(settings.read_timeout_s or self._timeout_s, self._timeout_s)
         self._concurrency = settings.concurrency
         self._secret = settings.api_key.get_secret_value()
+        # Of each request, not of the session: aiohttp would send those to the proxy, too, with the key as the credentials.
+        self._headers = {**oioi.headers(self._secret), "Accept": "application/json", "User-Agent": f"cdc-pusher/{__version__}"}
+        if self._url.startswith("http:"):  # the proxy reads the request itself
+            self._headers |= self._proxy_headers or {}
         self._tls = tls(settings)
 
     async def __aenter__(self) -> "EmpClient":
         self._http = aiohttp.ClientSession(
             connector=_Connector(ssl=self._tls, limit=self._concurrency),
-            headers={**oioi.headers(self._secret), "Accept": "application/json", "User-Agent": f"cdc-pusher/{__version__}"},
             skip_auto_headers=("Accept-Encoding",),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(sock_connect=self._connect_timeout_s, sock_read=self._read_timeout_s),
@@ -78,7 +83,8 @@ class EmpClient:
         """
         _in_time.set(in_time)
         content = oioi.body(kind, payload, partner_identifier=self._partner_identifier)
-        post = self._http.post(self._url, data=content, proxy=self._proxy, proxy_auth=self._proxy_auth, allow_redirects=False)
+        proxy: dict[str, Any] = {"proxy": self._proxy, "proxy_headers": self._proxy_headers}
+        post = self._http.post(self._url, data=content, headers=self._headers, allow_redirects=False, **proxy)
         try:
             async with asyncio.timeout(self._timeout_s), post as response:
                 received = await _read(response)

@@ -194,18 +194,23 @@ async def test_proxy_and_netrc_of_the_environment_are_not_used(monkeypatch: pyte
 
 
 async def test_proxy_of_the_configuration_is_used(tmp_path: Path) -> None:
-    async with a_server(saying(http())) as (proxy, spy), EmpClient(settings("http://emp.invalid/api", proxy=proxy)) as client:
-        assert isinstance(await client.send("status", STATUS), Answer)
+    async with a_server(saying(http())) as (url, spy):
+        proxy = url.replace("http://", "http://user:pa55word@")
+        assert isinstance(await ask("http://emp.invalid/api", proxy=proxy), Answer)
+    assert b"Proxy-Authorization: Basic dXNlcjpwYTU1d29yZA==" in spy.requests[0]
     assert spy.requests[0].startswith(b"POST http://emp.invalid/api HTTP/1.1")
 
 
-async def test_password_of_a_proxy_that_refuses_stands_in_no_failure() -> None:
-    async with a_server(saying(http(b"", status="407 Proxy Authentication Required"))) as (url, _):
-        proxy = url.replace("http://", "http://user:pa55word@").removesuffix("/api")
+@pytest.mark.parametrize("credentials", ["", "user:pa55word@"])
+async def test_proxy_is_told_its_own_credentials_and_no_key(credentials: str) -> None:
+    async with a_server(saying(http(b"", status="407 Proxy Authentication Required"))) as (url, spy):
+        proxy = url.replace("http://", f"http://{credentials}").removesuffix("/api")
         found = await ask("https://emp.invalid/api", proxy=proxy)
     assert isinstance(found, Failure)
     assert "407" in found.error
     assert "pa55word" not in found.error
+    assert KEY.encode() not in spy.requests[0]
+    assert (b"Proxy-Authorization: Basic dXNlcjpwYTU1d29yZA==" in spy.requests[0]) == bool(credentials)
 
 
 async def test_certificates_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
