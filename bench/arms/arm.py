@@ -44,7 +44,7 @@ class Arm(ABC):
     @abstractmethod
     def environ(self, cpo: Cpo) -> Mapping[str, str]: ...
 
-    def settle(self, cpo: Cpo) -> None:  # noqa: B027
+    def settle(self, cpo: Cpo) -> None:  # noqa: B027  # most have nothing to wait for
         """Wait until the worker has nothing more to do than it can say."""
 
     @contextmanager

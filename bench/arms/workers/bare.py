@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import httpx
 import uvloop
-from pyreqwest.client import ClientBuilder  # type: ignore[import-not-found, unused-ignore]
+from pyreqwest.client import ClientBuilder  # type: ignore[import-not-found, unused-ignore]  # in an environment of its own
 
 CONCURRENCY = 64
 LIMIT_S = 10.0

@@ -4,12 +4,12 @@ import json
 import sys
 
 import aiohttp
-import asyncpg  # type: ignore[import-not-found]
+import asyncpg  # type: ignore[import-not-found]  # in an environment of its own
 import uvloop
-from pgqueuer import PgQueuer  # type: ignore[import-not-found]
-from pgqueuer.db import AsyncpgDriver  # type: ignore[import-not-found]
-from pgqueuer.models import Job  # type: ignore[import-not-found]
-from pgqueuer.queries import Queries  # type: ignore[import-not-found]
+from pgqueuer import PgQueuer  # type: ignore[import-not-found]  # in an environment of its own
+from pgqueuer.db import AsyncpgDriver  # type: ignore[import-not-found]  # in an environment of its own
+from pgqueuer.models import Job  # type: ignore[import-not-found]  # in an environment of its own
+from pgqueuer.queries import Queries  # type: ignore[import-not-found]  # in an environment of its own
 
 CONCURRENCY = 64
 

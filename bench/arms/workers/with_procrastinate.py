@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import aiohttp
-from procrastinate import App, PsycopgConnector  # type: ignore[import-not-found]
+from procrastinate import App, PsycopgConnector  # type: ignore[import-not-found]  # in an environment of its own
 
 CONCURRENCY = 64
 app = App(connector=PsycopgConnector(min_size=10, max_size=10))
