@@ -32,6 +32,8 @@ from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
 _SUB_SELECT = re.compile(r"[(\s]*(?:select|with|values)\b", re.IGNORECASE)
 _CALL = re.compile(r'[\w$"]\s*\(|::\s*("[^"]*"|[\w$]+)\s*\.')  # a function, an operator or a type that need not be Postgres\'s own
+_NAME = r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))'
+_COLUMN = re.compile(rf"(?:{_NAME}\s*\.\s*)?{_NAME}")
 
 DEFAULT_PATHS = (Path("/etc/cdc-pusher/config.toml"), Path("cdc-pusher.toml"))
 
@@ -120,6 +122,20 @@ class Watch(_Section):
         [False, False, True, True, True]
         """
         return _SUB_SELECT.match(self.station) is not None or _CALL.search(self.station) is not None
+
+    @property
+    def station_column(self) -> str | None:
+        """The column, if `station` is nothing but the name of one.
+
+        >>> [Watch(table="public.Place", station=s).station_column for s in ("Id", '"Id"', "place . id", "id || ''", "a.b.c", "other.id")]
+        ['id', 'Id', 'id', None, None, None]
+        """
+        if (found := _COLUMN.fullmatch(self.station)) is None:
+            return None
+        table, column = (
+            (quoted or "").replace('""', '"') or folded(plain or "") for quoted, plain in (found.groups()[:2], found.groups()[2:])
+        )
+        return column if table in ("", self.alias) else None
 
     @property
     def query(self) -> str:

@@ -45,27 +45,35 @@ CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
 AS $cdc_pusher${body}$cdc_pusher$
 """
 _BODY = """
+DECLARE
+    cdc_pusher_new {type};
+    cdc_pusher_old {type};
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
-        IF {same} THEN
-            RETURN NULL;
-        END IF;
+    IF TG_OP = 'UPDATE' AND {same} THEN
+        RETURN NULL;
     END IF;
     IF current_setting('cdc_pusher.locked', true) IN ('yes', 'all') THEN
         IF current_setting('cdc_pusher.locked') = 'yes' THEN
             PERFORM nextval('cdc_pusher.missed');
         END IF;
         RETURN NULL;
-    ELSIF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO cdc_pusher.change (station_id) VALUES (NULL);
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO cdc_pusher.change {columns} {of_new};
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO cdc_pusher.change {columns} {of_old};
-    ELSE
-        INSERT INTO cdc_pusher.change {columns} {of_new} UNION {of_old};
     END IF;
-    IF (SELECT last_value FROM cdc_pusher.asleep) = 2
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO cdc_pusher.change (station_id) VALUES (NULL);
+    END IF;
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        cdc_pusher_new := {of_new};
+    END IF;
+    IF TG_OP IN ('UPDATE', 'DELETE') THEN
+        cdc_pusher_old := {of_old};
+    END IF;
+    IF cdc_pusher_old IS DISTINCT FROM cdc_pusher_new AND cdc_pusher_old IS NOT NULL THEN
+        INSERT INTO cdc_pusher.change {columns} VALUES ({watch}cdc_pusher_old);
+    END IF;
+    IF cdc_pusher_new IS NOT NULL THEN
+        INSERT INTO cdc_pusher.change {columns} VALUES ({watch}cdc_pusher_new);
+    END IF;
+    IF pg_sequence_last_value('cdc_pusher.asleep') = 2
         AND current_setting('max_prepared_transactions') = '0'
         AND pg_notification_queue_usage() < 0.5
     THEN
@@ -155,13 +163,17 @@ class Attachment:
 
 def wanted(watch: Watch, table: Table) -> Attachment:
     """What the configuration asks for on this table."""
-    rows = [_recorded(row, watch, table) for row in ("NEW", "OLD", "($1)")]
     columns = sql.SQL("(watch, source_row)" if watch.is_deferred else "(station_id)")
-    record = sql.SQL("INSERT INTO cdc_pusher.change {} {}").format(columns, rows[2])
+    name = sql.SQL("{}, ").format(sql.Literal(watch.name)) if watch.is_deferred else sql.SQL("")
+    record = sql.SQL("INSERT INTO cdc_pusher.change {} SELECT {}r.* FROM (SELECT {}) AS r (said) WHERE r.said IS NOT NULL").format(
+        columns, name, _said("($1)", watch, table)
+    )
     body = sql.SQL(_BODY).format(  # one constant text
+        type=sql.SQL("jsonb" if watch.is_deferred else "text"),
         columns=columns,
-        of_new=rows[0],
-        of_old=rows[1],
+        watch=name,
+        of_new=_said("NEW", watch, table),
+        of_old=_said("OLD", watch, table),
         same=_same(watch.columns),
         record=sql.Literal(record.as_string()),
         channel=sql.Literal(CHANNEL),
@@ -170,24 +182,25 @@ def wanted(watch: Watch, table: Table) -> Attachment:
     return Attachment(table=watch.table, name=watch.name, body=body.as_string(), styles=styles)
 
 
-def _recorded(row: str, watch: Watch, table: Table) -> sql.Composed:
-    """`SELECT` that yields what one row adds to the change log: the ids of its stations, or the columns that the sub-select may name.
+def _said(row: str, watch: Watch, table: Table) -> sql.Composable:
+    """An expression for what one row says about its station: the id (NULL: of none), or the columns that the sub-select may name.
 
     A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
-    not see what others have yet to commit. A function is not called here: it would run with the rights of the trigger's owner.
+    not see what others have yet to commit. A function is not called here: it would run with the rights of the trigger's owner. A column is
+    named without a query, which PL/pgSQL evaluates in a tenth of the time.
     """
-    if not watch.is_deferred:
-        return sql.SQL(
-            "SELECT DISTINCT a.station_id::text FROM (SELECT {}.*) AS {} CROSS JOIN LATERAL (SELECT ({})) AS a (station_id)"
-            " WHERE a.station_id IS NOT NULL"
-        ).format(sql.SQL(row), sql.Identifier(watch.alias), sql.SQL(watch.station))  # NEW or OLD; the operator's SQL
-    pairs = [
-        sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column))
-        for column in dict.fromkeys([*_named_columns(watch, table.columns), *table.domains])  # capture makes a row of them again
-    ]
+    if watch.is_deferred:
+        return _row_of(row, [*_named_columns(watch, table.columns), *table.domains])  # capture makes a row of them again
+    if (column := watch.station_column) in table.columns:
+        return sql.SQL("{}.{}::text").format(sql.SQL(row), sql.Identifier(column))
+    query = "(SELECT ({})::text FROM (SELECT {}.*) AS {})"
+    return sql.SQL(query).format(sql.SQL(watch.station), sql.SQL(row), sql.Identifier(watch.alias))  # the operator's SQL; NEW or OLD
+
+
+def _row_of(row: str, columns: Sequence[str]) -> sql.Composable:
+    pairs = [sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column)) for column in dict.fromkeys(columns)]
     parts = [pairs[start : start + MOST_PAIRS] for start in range(0, len(pairs), MOST_PAIRS)] or [[]]
-    objects = (sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(part)) for part in parts)
-    return sql.SQL("SELECT {}::text, {}").format(sql.Literal(watch.name), sql.SQL(" || ").join(objects))
+    return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(part)) for part in parts)
 
 
 def _named_columns(watch: Watch, table_columns: Collection[str]) -> Iterator[str]:
