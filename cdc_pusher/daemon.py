@@ -44,10 +44,10 @@ from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
 
 log = structlog.get_logger(__name__)
 
-ARRANGE_S = 0.5  # how often to look whether leases have run out
+ARRANGE_S = 1.0  # how often to look whether leases have run out
 STOP_GRACE_S = 4.0  # for requests in flight when the process ends; what is cut off counts as possibly applied
 STOP_S = 8.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
-SWEEP_CHECK_S = 60.0  # how often to look whose sweep is due
+SWEEP_CHECK_S = 120.0  # how often to look whose sweep is due
 GAUGES_S = 30.0
 FAILS_S = 20.0  # a lease is left to others when what works under it has failed for so long
 CONFIGURATION_RETRY_S = 10.0

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
+import orjson
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 
 from cdc_pusher.errors import ConfigurationError, DatabaseUnavailable
 
@@ -158,6 +160,11 @@ def connecting() -> Iterator[None]:
         said = re.sub("'.*@", "'…@", one_line(error))
         said = re.sub("failed to resolve host '.*?'", "failed to resolve the host in database.dsn", said)
         raise DatabaseUnavailable(f"cannot connect to the database: {said}") from None
+
+
+def as_json(rows: object) -> Jsonb:
+    """A parameter of type jsonb."""
+    return Jsonb(rows, dumps=orjson.dumps)
 
 
 def one_line(error: BaseException) -> str:

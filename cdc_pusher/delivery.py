@@ -6,12 +6,11 @@
 So that no place stands empty while books are kept, as many messages are claimed ahead as were answered since the last time.
 A claim is sent only while its lease is surely ours, by the monotonic clock, with time left for the whole request: a lane that wakes up
 after a pause sends nothing on an old lease. Per entity there is one row, so one claim, so one request in flight. The lane itself works
-under a lease (`lease`), of which the same holds: of all daemons one serves the EMP. Lanes share nothing with each other. What a lane learns
-of its EMP stays with it: the breaker (`breaker`), and how wide and fast it is served (`limits`).
+under a lease (`lease`), of which the same holds: of all daemons one serves the EMP. Lanes share nothing with each other: what one learns of
+its EMP (`health`) stays with it.
 """
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -20,27 +19,25 @@ from typing import Any, get_args
 import psycopg
 import structlog
 
-from cdc_pusher import logs, metrics, outbox, policy
-from cdc_pusher.breaker import Breaker
+from cdc_pusher import claims, logs, metrics
+from cdc_pusher.claims import Claim, Result
 from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.clock import now_s
 from cdc_pusher.config import EmpSettings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import LeaseLost
+from cdc_pusher.failover import Records
+from cdc_pusher.health import Health
 from cdc_pusher.horizon import SHARE
 from cdc_pusher.lease import Lease, end_predecessor
-from cdc_pusher.limits import TokenBucket, Window
 from cdc_pusher.memory import Memory
-from cdc_pusher.model import Accepted, Answer, Failure, Kind, Rejected, Retry, StationMissing, Verdict
-from cdc_pusher.outbox import Claim, Result
+from cdc_pusher.model import Kind
 from cdc_pusher.part import IDLE_S, Part, wait
 
 log = structlog.get_logger(__name__)
 
-LEASE_MARGIN_S = 5.0  # a lease outlasts the longest request by this
+CLAIM_MARGIN_S = 5.0  # a claim outlasts the longest request by this
 CHECK_S = 1.0
-IN_LINE_S = 2.0  # for a turn under `max_requests_per_second`; a claim has 5 s
-MOST_REMEMBERED = 10_000  # messages
 OUTCOMES = ("accepted", "retry", "station_missing", "rejected")
 CLOSED = (None, 0)  # the breaker: no reason, no trips
 
@@ -74,25 +71,18 @@ class Lane:
         self._settings = settings
         self._client = client
         self._changed = changed
-        rate = settings.max_requests_per_second
-        self._bucket = TokenBucket(rate, settings.burst) if rate else None
-        self._window = Window(settings.concurrency)
-        self._breaker = Breaker()
+        self._health = Health(name, settings)
         self._noted: tuple[str | None, int] = ("", 0)  # of the breaker, in the database
-        self._put_off: set[tuple[Kind, str]] = set()  # messages that failed because the EMP does
-        self._taken = 0  # messages that the EMP settled
-        self._taken_before: dict[tuple[Kind, str], int] = {}  # the same when a message failed last
-        self._lease_s = settings.request_timeout_s + LEASE_MARGIN_S + (1.0 / rate if rate else 0.0)
+        rate = settings.max_requests_per_second
+        self._claim_s = settings.request_timeout_s + CLAIM_MARGIN_S + (1.0 / rate if rate else 0.0)
         self._ahead: deque[tuple[Claim, float]] = deque()  # claimed, not sent yet; and until when they may be
         self._requests: dict[asyncio.Task[None], Claim] = {}
         self._orphans: set[asyncio.Task[None]] = set()  # requests whose claims the database has lost
         self._memory = memory
-        self._began_at = now_s()
-        self._is_placed = False  # on a server, whose timeline is noted
-        self._records_epoch = lease.epoch  # of the lane that wrote last on this server before we did
+        self._records = Records(name, memory, epoch=lease.epoch, claim_s=self._claim_s, quiet_s=settings.quiet_time_s)
         self._results = memory.results
         self._check_at = float("-inf")
-        self._horizon = outbox.due_from_the_start()
+        self._horizon = claims.due_from_the_start()
 
     async def run(self, conn: Connection, part: Part) -> None:
         """Serve the EMP until asked to end; then finish what is in flight and record it. Ends, too, when the lease is lost.
@@ -106,7 +96,7 @@ class Lane:
                 part.moves()
                 self._wake.clear()
                 # Through a pooler, another server comes without a new connection.
-                if (is_woken or not self._is_placed or conn.is_pooled) and not part.stop.is_set():
+                if (is_woken or not self._records.are_complete or conn.is_pooled) and not part.stop.is_set():
                     await self._keep_books(conn, send=True)
             await self.finish(part)
             await self._keep_books(conn, send=False)
@@ -137,100 +127,83 @@ class Lane:
     async def _recover(self, conn: Connection) -> None:
         """After a lost connection: requests went on meanwhile; what they were answered is recorded now."""
         self._check_at = float("-inf")
-        self._horizon = outbox.due_from_the_start()
+        self._horizon = claims.due_from_the_start()
         self._wake.set()
-        self._is_placed = False
+        self._records.are_complete = False
         if self._results:
             await self._keep_books(conn, send=False)
 
-    async def _make_good(self, conn: Connection) -> None:
-        """On another server than before, the last records may be missing: what is remembered is doubtful, or else everything is sent."""
-        found = await outbox.place(conn, self.name)
-        if found is None or found.recorded_on == found.timeline:
-            self._is_placed = found is not None
-            return
-        if found.recorded_on is not None:
-            if await self._remembers(conn):
-                stations = await outbox.doubt(conn, self.name, self._memory.all(quiet_s=self._settings.quiet_time_s))
-                log.warning("the database has failed over: what it may have lost is sent again", emp=self.name, stations=stations)
-            elif now_s() - self._began_at < self._lease_s + self._settings.quiet_time_s:
-                return  # what others had sent may still be processed, and must not come after what we send
-            else:
-                await outbox.order_walk(conn, [self.name], "everything")
-                log.warning("the database is another one than before: everything is sent again", emp=self.name)
-                self._changed()
-            self._put_back()
-            self._orphans |= self._requests.keys()
-        await outbox.note_timeline(conn, self.name, found.timeline)
-        self._is_placed, self._records_epoch = True, self._lease.epoch
-
-    async def _remembers(self, conn: Connection) -> bool:
-        """Whether we know all that the EMP was told since the records end."""
-        if self._records_epoch < self._memory.epoch:
-            return False
-        last = await outbox.last_delivery(conn, self.name)
-        return last is None or self._memory.since < last
-
     async def _keep_books(self, conn: Connection, *, send: bool) -> None:
-        results, put_off = list(self._results), frozenset(self._put_off)
-        now, trips = now_s(), self._breaker.trips
-        deadline = now + self._lease_s - self._settings.request_timeout_s
+        self._hold_back()
+        results, put_off = list(self._results), frozenset(self._health.put_off)
+        now, trips = now_s(), self._health.breaker.trips
+        deadline = now + self._claim_s - self._settings.request_timeout_s
         async with conn.transaction():
-            turn = await outbox.lock_emp(conn, self.name, self._lease.epoch)
+            turn = await claims.lock_emp(conn, self.name, self._lease.epoch)
             if turn.epoch < self._lease.epoch:
-                self._is_placed, self._records_epoch = False, turn.epoch
-            if not self._is_placed or now >= self._check_at:
-                await self._make_good(conn)
-            recorded = await self._record(conn, results) if results else outbox.Recorded()
+                self._records.were_written_under(turn.epoch)
+            if not self._records.are_complete or now >= self._check_at:
+                await self._complete(conn)
+            recorded = await self._record(conn, results) if results else claims.Recorded()
             if now >= self._check_at:
                 await self._check(conn, now)
             noted = await self._note_breaker(conn)
             if hastened := put_off if noted == CLOSED else frozenset():
-                await outbox.hasten(conn, self.name, hastened)
+                await claims.hasten(conn, self.name, hastened)
             room = 0 if turn.paused or not send else self._room(now, len(results))
-            claims = await self._claim(conn, room, turn.now) if room > 0 else []
+            claimed = await self._claim(conn, room, turn.now) if room > 0 else []
         del self._results[: len(results)]
         self._noted = noted
-        self._put_off -= hastened
+        self._health.put_off -= hastened
         self._note(recorded.counted)
         if recorded.superseded:
             self._changed()
-        ahead = [*self._ahead, *((claim, deadline) for claim in claims)]
+        ahead = [*self._ahead, *((claim, deadline) for claim in claimed)]
         self._ahead = deque(sorted(ahead, key=lambda one: one[0].priority))
-        if self._breaker.trips > trips:  # it has opened since we asked for room
+        if self._health.breaker.trips > trips:  # it has opened since we asked for room
             self._put_back()
         self._send()
 
-    async def _record(self, conn: Connection, results: Sequence[Result]) -> outbox.Recorded:
-        return await outbox.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s, daemon=self._daemon)
+    async def _complete(self, conn: Connection) -> None:
+        """On another server than before, the claims of what is under way are not known: nothing is sent beside that."""
+        if await self._records.complete(conn):
+            self._put_back()
+            self._orphans |= self._requests.keys()
+            self._changed()
+
+    async def _record(self, conn: Connection, results: Sequence[Result]) -> claims.Recorded:
+        return await claims.record(conn, self.name, results, quiet_s=self._settings.quiet_time_s, daemon=self._daemon)
 
     async def _claim(self, conn: Connection, room: int, now: datetime) -> list[Claim]:
         """Claim messages, but none beside a request of ours whose claim the database has lost."""
         not_yet = [claim.key for task, claim in self._requests.items() if task in self._orphans]
-        limits: dict[str, Any] = {"limit": room, "lease_s": self._lease_s, "not_yet": not_yet}
-        return await outbox.claim(conn, self.name, **limits, now=now, horizon=self._horizon)
+        limits: dict[str, Any] = {"limit": room, "lease_s": self._claim_s, "not_yet": not_yet}
+        return await claims.claim(conn, self.name, **limits, now=now, horizon=self._horizon)
 
     async def _check(self, conn: Connection, now: float) -> None:
         """Now and then: claims whose daemon has died, and messages that wait for too long."""
-        if expired := await outbox.expire(conn, self.name):
+        if expired := await claims.expire(conn, self.name):
             log.warning("claims ran out, their messages are sent again", emp=self.name, claims=expired)
             self._changed()
-        await outbox.promote(conn, self.name)
+        await claims.promote(conn, self.name)
         self._check_at = now + max(CHECK_S, (now_s() - now) / SHARE)
 
     def _room(self, now: float, answered: int) -> int:
         """How many more messages may be claimed: none that could not be sent in time."""
         if not self._lease.is_valid():
             return 0
-        claimed, width = len(self._requests) + len(self._ahead), self._window.size
-        room = self._breaker.room(now, claimed, most=width + min(answered, width))
-        return min(room, self._bucket.room(now, max(IN_LINE_S, 1.0 / self._bucket.rate))) if self._bucket else room
+        return self._health.room(now, len(self._requests) + len(self._ahead), answered)
 
     def _send(self) -> None:
         """Begin as many requests as there is room for at the EMP."""
-        while self._ahead and len(self._requests) < self._window.size:
+        while self._ahead and len(self._requests) < self._health.window.size:
             claim, deadline = self._ahead.popleft()
             self._requests[asyncio.create_task(self._serve(claim, deadline), name=claim.key)] = claim
+
+    def _hold_back(self) -> None:
+        """Nothing is sent ahead to an EMP that fails as a whole."""
+        if self._health.breaker.reason is not None:
+            self._put_back()
 
     def _put_back(self) -> None:
         """What was claimed ahead is not sent after all."""
@@ -241,10 +214,10 @@ class Lane:
 
     async def _note_breaker(self, conn: Connection) -> tuple[str | None, int]:
         """Write what has changed of the breaker. Returns what stands there once that is committed."""
-        breaker = self._breaker
+        breaker = self._health.breaker
         state = breaker.reason, breaker.trips
         if state != self._noted:
-            await outbox.note_breaker(conn, self.name, breaker.reason, breaker.wait_s)
+            await claims.note_breaker(conn, self.name, breaker.reason, breaker.wait_s)
         return state
 
     async def _serve(self, claim: Claim, deadline: float) -> None:
@@ -255,12 +228,13 @@ class Lane:
 
         result, sent_at = Result(claim=claim, outcome="unsent"), None
         try:
-            if self._bucket is not None:
-                await asyncio.sleep(self._bucket.take(now_s()))
+            if self._health.bucket is not None:
+                await asyncio.sleep(self._health.bucket.take(now_s()))
             if in_time():
                 sent_at, began = datetime.now(UTC), now_s()
                 self._memory.sent(claim)
-                result = self._result(claim, await self._client.send(claim.kind, claim.payload, in_time), sent_at, now_s() - began)
+                answer = await self._client.send(claim.kind, claim.payload, in_time)
+                result = self._health.result(claim, answer, sent_at, now_s() - began)
         except TooLate:
             pass
         except asyncio.CancelledError:
@@ -284,81 +258,9 @@ class Lane:
         if (task := asyncio.current_task()) is not None:
             self._requests.pop(task, None)
             self._orphans.discard(task)
+        self._hold_back()
         self._send()
         self._wake.set()
-
-    def _result(self, claim: Claim, answer: Answer | Failure, sent_at: datetime, took_s: float) -> Result:
-        now = datetime.now(UTC)
-        missing = claim.attempts if claim.last_result_code == policy.EVSE_NOT_FOUND else 0
-        judged = policy.judge(answer, kind=claim.kind, attempts=missing, now=now)
-        failing = self._learn(claim, judged, now_s())
-        strikes = 0 if failing else self._strikes(claim, judged)
-        verdict = judged if failing else self._bounded(judged, claim, strikes, now)
-        common: dict[str, Any] = {"claim": claim, "sent_at": sent_at, "duration_ms": round(took_s * 1000)}
-        if isinstance(answer, Answer):
-            common |= {"http_status": answer.http_status, "result_code": answer.code}
-        match verdict:
-            case Accepted():
-                return Result(outcome="accepted", **common)
-            case Retry(reason=reason):
-                delay_s = self._delay_s(verdict, claim)
-                common |= {"uncertain": verdict.uncertain, "late": verdict.late, "error": reason}
-                return Result(outcome="retry", delay_s=delay_s, counts=int(not failing), strikes=strikes, **common)
-            case StationMissing(reason=reason):
-                return Result(outcome="station_missing", counts=1, reason=f"waits for its station: {reason}", error=reason, **common)
-            case Rejected(reason=reason):
-                late = isinstance(judged, Retry) and judged.late
-                return Result(outcome="rejected", counts=1, reason=reason, error=reason, uncertain=verdict.uncertain, late=late, **common)
-
-    def _learn(self, claim: Claim, verdict: Verdict, now: float) -> bool:
-        """Take note of how the EMP does. Returns whether it is known to fail: then nothing counts against a message."""
-        if not isinstance(verdict, Retry):
-            self._window.keep_up()
-            self._taken += 1
-            if self._breaker.answered():
-                log.info("EMP works again", emp=self.name)
-            return False
-        if verdict.overloaded:
-            self._window.shrink(now)
-        was_closed = self._breaker.state(now) == "closed"
-        configuration, after_s = verdict.blames == "configuration", verdict.after_s or 0.0
-        message = f"{claim.kind} {claim.key}"
-        self._breaker.failed(now, message, verdict.reason, configuration=configuration, after_s=after_s, chance=random.random())
-        if was_closed and self._breaker.reason is not None:
-            self._put_back()
-            log.error("EMP fails as a whole: only probes are sent until one succeeds", emp=self.name, error=verdict.reason)
-        return configuration or not was_closed
-
-    def _strikes(self, claim: Claim, verdict: Verdict) -> int:
-        """1 if the message has failed again although the EMP took others meanwhile."""
-        message = claim.kind, claim.key
-        if not isinstance(verdict, Retry):
-            self._taken_before.pop(message, None)
-            return 0
-        if len(self._taken_before) >= MOST_REMEMBERED:
-            self._taken_before.clear()
-        before, self._taken_before[message] = self._taken_before.get(message), self._taken
-        return int(before is not None and before < self._taken)
-
-    def _bounded(self, verdict: Verdict, claim: Claim, strikes: int, now: datetime) -> Verdict:
-        return policy.bounded(
-            verdict,
-            strikes=claim.strikes + strikes,
-            attempts=claim.attempts + 1,
-            failing_s=(now - claim.failing_since).total_seconds() if claim.failing_since else 0.0,
-            most_strikes=self._settings.max_attempts,
-            longest_s=self._settings.give_up_after_s,
-        )
-
-    def _delay_s(self, verdict: Retry, claim: Claim) -> float:
-        settings = self._settings
-        backoff = policy.backoff_s(claim.attempts, base_s=settings.retry_base_s, cap_s=settings.retry_cap_s, chance=random.random())
-        if self._breaker.reason is not None:
-            # The next probe is another message, if there is one: perhaps it is this one that the EMP fails on.
-            if len(self._put_off) < MOST_REMEMBERED:
-                self._put_off.add((claim.kind, claim.key))
-            backoff = max(backoff, 2 * self._breaker.wait_s)
-        return max(backoff, verdict.after_s or 0.0)
 
     def _note(self, counted: Sequence[Result]) -> None:
         """Count, and tell of what people should know: refusals, one by one."""

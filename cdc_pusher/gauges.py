@@ -10,6 +10,7 @@ from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 
 COUNT_STATIONS_EVERY_S = 300.0
+VERIFY_TRIGGERS_EVERY_S = 45.0  # at most: a query or two for each watch
 SHARE = 0.02  # of the time at most goes into looking: it goes through the outbox
 
 
@@ -31,6 +32,8 @@ class Gauges:
     figures: Figures | None = None
     _next_at: float = float("-inf")
     _stations_at: float = float("-inf")
+    _triggers_at: float = float("-inf")
+    _trigger_faults: Sequence[str] = ()
     _counted: dict[str, int] = field(default_factory=dict)
 
     def is_due(self) -> bool:
@@ -40,11 +43,13 @@ class Gauges:
     async def refresh(self, conn: Connection, settings: Settings) -> Figures:
         """Look, and set the gauges. Raises psycopg errors."""
         began = time.monotonic()
-        faults = await triggers.verify(conn, settings.source.watch)
+        if began - self._triggers_at >= VERIFY_TRIGGERS_EVERY_S:
+            self._trigger_faults = await triggers.verify(conn, settings.source.watch)
+            self._triggers_at = began
         oldest, undelivered = await self._backlog(conn, settings)
         await self._emps(conn)
         log = await report.log_depth(conn)
-        metrics.trigger_faults.set(len(faults))
+        metrics.trigger_faults.set(len(self._trigger_faults))
         metrics.change_log.set(log["changes"])
         metrics.change_log_age.set(log["age_s"])
         metrics.missed.inc(self._more("", log["missed"]))
@@ -57,7 +62,11 @@ class Gauges:
         took_s = time.monotonic() - began
         self._next_at = began + took_s / SHARE
         self.figures = Figures(
-            at=time.monotonic(), trigger_faults=faults, change_log_age_s=log["age_s"], oldest_s=oldest, undelivered=undelivered
+            at=time.monotonic(),
+            trigger_faults=self._trigger_faults,
+            change_log_age_s=log["age_s"],
+            oldest_s=oldest,
+            undelivered=undelivered,
         )
         return self.figures
 

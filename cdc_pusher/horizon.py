@@ -9,7 +9,7 @@ is lost by that, and looking from the start takes no more than `SHARE` of the ti
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 SLOW_S = 0.005  # a look from the start that takes longer is one to be spared
 SHARE = 0.05
@@ -27,6 +27,11 @@ class Horizon(Generic[T]):
 
     ends: dict[int, T]
     _next_at: float = float("-inf")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of a query that looks from here on: `priorities`, and `since` beside each."""
+        return {"priorities": list(self.ends), "since": list(self.ends.values())}
 
     def from_the_start(self, now: float) -> bool:
         """Whether the next look is to begin at the start.

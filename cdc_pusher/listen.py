@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 10.0
 HEARTBEAT_TIMEOUT_S = 5.0
-TEST_S = 60.0
+TEST_S = 300.0
 HEARD_WITHIN_S = 3.0
 
 

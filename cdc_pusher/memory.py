@@ -6,14 +6,38 @@ Never more than `MOST` messages; when older ones are forgotten, `since` says fro
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from cdc_pusher.outbox import Claim, Result, Told, told
+import orjson
+
+from cdc_pusher.claims import Claim, Result
+from cdc_pusher.model import Kind
 
 MOST = 10_000  # messages
 
 Message = tuple[str, str]  # kind, key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the EMP was told, or may have been; kept in case the database loses its record. `late`: it may still be processed."""
+
+    kind: Kind
+    key: str
+    station_id: str
+    payload: bytes  # JSON
+    late: bool = False
+
+    def made_late(self) -> "Told":
+        """The same, but a request may be processed after it."""
+        return replace(self, late=True)
+
+
+def told(claim: Claim, *, late: bool = False) -> Told:
+    """What this claim's request has told the EMP."""
+    payload = bytes(memoryview(orjson.dumps(claim.payload)))  # what orjson returns holds on to more memory than it says
+    return Told(kind=claim.kind, key=claim.key, station_id=claim.station_id, payload=payload, late=late)
 
 
 @dataclass(frozen=True, slots=True)

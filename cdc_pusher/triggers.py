@@ -191,7 +191,7 @@ def _said(row: str, watch: Watch, table: Table) -> sql.Composable:
     """
     if watch.is_deferred:
         return _row_of(row, [*_named_columns(watch, table.columns), *table.domains])  # capture makes a row of them again
-    if (column := watch.station_column) in table.columns:
+    if (column := watch.station_column) is not None and column in table.columns:
         return sql.SQL("{}.{}::text").format(sql.SQL(row), sql.Identifier(column))
     query = "(SELECT ({})::text FROM (SELECT {}.*) AS {})"
     return sql.SQL(query).format(sql.SQL(watch.station), sql.SQL(row), sql.Identifier(watch.alias))  # the operator's SQL; NEW or OLD

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from cdc_pusher import capture, config, enqueue, outbox
+from cdc_pusher import capture, claims, config, enqueue
+from cdc_pusher.claims import Claim, Result
 from cdc_pusher.config import EmpSettings, Settings, SourceSettings
 from cdc_pusher.database import BY_INDEX, Connection, connect
-from cdc_pusher.outbox import Claim, Result
 from cdc_pusher.source import Source
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,19 +41,19 @@ class Hand:
 
     async def claim(self, emp: str = "a", *, lease_s: float = 60.0) -> dict[str, Claim]:
         async with self.conn.transaction():
-            await outbox.lock_emp(self.conn, emp)
-            return {c.key: c for c in await outbox.claim(self.conn, emp, limit=100, lease_s=lease_s)}
+            await claims.lock_emp(self.conn, emp)
+            return {c.key: c for c in await claims.claim(self.conn, emp, limit=100, lease_s=lease_s)}
 
     async def answer(self, claim: Claim, outcome: str = "accepted", emp: str = "a", quiet_s: float = 0.0, **said: Any) -> None:
         async with self.conn.transaction():
-            await outbox.lock_emp(self.conn, emp)
-            await outbox.record(self.conn, emp, [Result(claim=claim, outcome=outcome, sent_at=NOW, **said)], quiet_s=quiet_s)
+            await claims.lock_emp(self.conn, emp)
+            await claims.record(self.conn, emp, [Result(claim=claim, outcome=outcome, sent_at=NOW, **said)], quiet_s=quiet_s)
 
     async def deliver(self, emp: str = "a") -> list[str]:
         """Claim and accept until nothing is due; returns what was sent, in order."""
         sent: list[str] = []
-        while claims := await self.claim(emp):
-            for claim in claims.values():
+        while claimed := await self.claim(emp):
+            for claim in claimed.values():
                 await self.answer(claim, emp=emp)
                 sent.append(claim.key)
             await self.capture()

@@ -10,7 +10,7 @@ import pytest
 from hand import Hand, hand, settings
 from rig import Rig, evse_id, rig
 
-from cdc_pusher import capture, enqueue, outbox
+from cdc_pusher import capture, claims, enqueue, outbox
 
 
 @pytest.fixture
@@ -132,8 +132,8 @@ async def test_claim_that_is_somebody_elses_by_now_changes_nothing(cpo: Rig) -> 
         await first.capture()
         late = (await first.claim(lease_s=0.0))["s1"]
         async with second.conn.transaction():
-            await outbox.lock_emp(second.conn, "a")
-            assert await outbox.expire(second.conn, "a") == 1
+            await claims.lock_emp(second.conn, "a")
+            assert await claims.expire(second.conn, "a") == 1
         held = (await second.claim())["s1"]
         for outcome in ("unsent", "rejected", "accepted"):
             await first.answer(late, outcome, reason="late")
@@ -271,7 +271,7 @@ async def test_backlog_is_taken_by_hashing_whatever_the_planner_believes(cpo: Ri
         await daemon.conn.execute("SET plan_cache_mode = force_generic_plan")
         values = {"emps": ["a"], "batch": 500, "ahead": 10_000, "mixed": True, "priorities": [0, 10, 20], "since": [0, 0, 0]}
         async with daemon.conn.transaction():
-            cursor = await daemon.conn.execute(b"EXPLAIN " + outbox._capture.consume, values)
+            cursor = await daemon.conn.execute(b"EXPLAIN " + outbox._sql.consume, values)
             plan = [row["QUERY PLAN"] for row in await cursor.fetchall()]
         assert [line for line in plan if "Semi Join" in line] == []
         assert any("hashed SubPlan" in line for line in plan)
@@ -281,13 +281,13 @@ async def test_looks_for_due_messages_begin_where_the_one_before_ended(cpo: Rig)
     async with hand(cpo.dsn) as daemon:
         await cpo.build(*(f"s{n}" for n in range(2, 8)))
         await daemon.capture()
-        horizon = outbox.due_from_the_start()
+        horizon = claims.due_from_the_start()
 
         async def claimed(limit: int) -> list[str]:
             async with daemon.conn.transaction():
-                turn = await outbox.lock_emp(daemon.conn, "a")
-                claims = await outbox.claim(daemon.conn, "a", limit=limit, lease_s=60.0, now=turn.now, horizon=horizon)
-                return sorted(claim.key for claim in claims)
+                turn = await claims.lock_emp(daemon.conn, "a")
+                found = await claims.claim(daemon.conn, "a", limit=limit, lease_s=60.0, now=turn.now, horizon=horizon)
+                return sorted(claim.key for claim in found)
 
         found = await claimed(3)
         horizon.looked(time.monotonic(), took_s=1e9)

@@ -11,7 +11,7 @@ import pytest
 from hand import hand
 from rig import KEY, Rig, evse_id, rig, until
 
-from cdc_pusher import outbox
+from cdc_pusher import claims
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 
 
@@ -228,10 +228,10 @@ async def test_what_waits_behind_urgent_messages_is_let_forward(dsn: str, tmp_pa
         async with hand(dsn) as daemon:
             await daemon.capture()
             await made.sql("UPDATE cdc_pusher.outbox SET priority = 21, next_attempt_at = now() - interval '4 s' WHERE kind = 'station'")
-            await outbox.promote(daemon.conn, "a")
+            await claims.promote(daemon.conn, "a")
             assert await made.value("SELECT count(*) FROM cdc_pusher.outbox WHERE priority = 0 AND kind = 'station'") == 0
             await made.sql("UPDATE cdc_pusher.outbox SET next_attempt_at = now() - interval '6 s' WHERE kind = 'station'")
             await made.sql("UPDATE cdc_pusher.outbox SET next_attempt_at = now() - interval '7 s' WHERE key IN ('s4', 's7')")
-            await outbox.promote(daemon.conn, "a")
+            await claims.promote(daemon.conn, "a")
             rows = await made.sql("SELECT key FROM cdc_pusher.outbox WHERE priority = 0 AND kind = 'station' ORDER BY key")
             assert [row["key"] for row in rows] == ["s4", "s7"]

@@ -13,8 +13,8 @@ import pytest
 from hand import Hand, hand
 from rig import Rig, rig, until
 
-from cdc_pusher import capture, outbox
-from cdc_pusher.outbox import Result
+from cdc_pusher import capture, claims
+from cdc_pusher.claims import Result
 
 STATIONS, EVSES = 60, 4
 MESSAGES = STATIONS * EVSES
@@ -74,13 +74,13 @@ async def round_trip(daemon: Hand, statements: list[int]) -> int:
         await capture.batch(daemon.conn, daemon.source, capture.receivers(daemon.settings), 1000)
     with counting(statements, 2):
         async with daemon.conn.transaction():
-            await outbox.lock_emp(daemon.conn, "a")
-            claims = await outbox.claim(daemon.conn, "a", limit=1000, lease_s=60.0)
+            await claims.lock_emp(daemon.conn, "a")
+            claimed = await claims.claim(daemon.conn, "a", limit=1000, lease_s=60.0)
     with counting(statements, 2):
         async with daemon.conn.transaction():
-            await outbox.lock_emp(daemon.conn, "a")
-            await outbox.record(daemon.conn, "a", [Result(claim=claim, outcome="accepted") for claim in claims], quiet_s=0.0)
-    return len(claims)
+            await claims.lock_emp(daemon.conn, "a")
+            await claims.record(daemon.conn, "a", [Result(claim=claim, outcome="accepted") for claim in claimed], quiet_s=0.0)
+    return len(claimed)
 
 
 async def test_one_change_and_many_take_as_many_statements(cpo: Rig, statements: list[int]) -> None:

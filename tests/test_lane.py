@@ -57,7 +57,7 @@ async def at_work(cpo: Rig, sandbox: Sandbox) -> AsyncIterator[tuple[Hand, Lane]
 async def test_what_is_claimed_ahead_is_put_back_unsent_when_the_breaker_opens(cpo: Rig) -> None:
     async with Sandbox(SandboxSettings(api_key=KEY, partner_identifier="p" * 16)) as sandbox, at_work(cpo, sandbox) as (daemon, lane):
         claimed, due = await cpo.value(CLAIMED), await cpo.value(DUE)
-        lane._learn(lane._ahead[0][0], Retry(reason="HTTP 401", blames="configuration"), now_s())
+        lane._health._learn(lane._ahead[0][0], Retry(reason="HTTP 401", blames="configuration"), now_s())
         await lane._keep_books(daemon.conn, send=True)
         assert (await cpo.value(CLAIMED), len(lane._requests)) == (WIDTH, WIDTH)
         assert await cpo.value("SELECT count(*) FROM cdc_pusher.outbox WHERE attempts > 0 OR doubtful IS NOT NULL") == 0

@@ -100,7 +100,7 @@ class Outbox:
                 self.evses[pair] = (False, at_emp)
 
     def accept(self, kind: str, key: str) -> None:
-        """The EMP takes the message, as `delivery.sql` records it: carried EVSEs are there, others gone, their statuses due."""
+        """The EMP takes the message, as `claims.sql` records it: carried EVSEs are there, others gone, their statuses due."""
         row = self.rows[kind, key]
         assert row.state == "pending"
         assert row.payload is not None

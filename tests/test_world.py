@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rig import REFERENCE_SCHEMA
 from world import EVSES, OUTCOMES, STATIONS, STATUSES, Outcome, World
 
-from cdc_pusher import migrate, outbox, reconcile, triggers
+from cdc_pusher import claims, migrate, reconcile, triggers
 from cdc_pusher.config import ConnectorsChanged, SourceSettings
 from cdc_pusher.database import connect
 from cdc_pusher.reconcile import Entry
@@ -186,7 +186,7 @@ def _no_quiet_time(patch: pytest.MonkeyPatch) -> None:
 
 def _superseded_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     """Invariant 2: what changed while a request was in flight is not looked at again."""
-    patch.setattr(outbox, "_delivery", _without(outbox._delivery, look_again=b"SELECT %(emp)s::text, %(stations)s::text[]"))
+    patch.setattr(claims, "_sql", _without(claims._sql, look_again=b"SELECT %(emp)s::text, %(stations)s::text[]"))
 
 
 def _statuses_wait_for_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def _statuses_wait_for_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def _statuses_do_not_follow(patch: pytest.MonkeyPatch) -> None:
     """Invariant 4: after its station was accepted, a status is not sent."""
-    patch.setattr(outbox, "_delivery", _without(outbox._delivery, release_statuses=b"SELECT %(emp)s::text, %(evses)s::text[]"))
+    patch.setattr(claims, "_sql", _without(claims._sql, release_statuses=b"SELECT %(emp)s::text, %(evses)s::text[]"))
 
 
 def _everything_is_sent_again(patch: pytest.MonkeyPatch) -> None:
@@ -224,9 +224,9 @@ def _successor_comes_too_early(patch: pytest.MonkeyPatch) -> None:
 
 def _evses_are_in_two_stations(patch: pytest.MonkeyPatch) -> None:
     """An EVSE is sent in one station while the EMP has it in another."""
-    query = outbox._delivery.claim.replace(b"AND e.station_id <> o.key", b"AND false")
-    assert query != outbox._delivery.claim
-    patch.setattr(outbox, "_delivery", _without(outbox._delivery, claim=query))
+    query = claims._sql.claim.replace(b"AND e.station_id <> o.key", b"AND false")
+    assert query != claims._sql.claim
+    patch.setattr(claims, "_sql", _without(claims._sql, claim=query))
 
 
 def _without(queries: Any, **others: bytes) -> Any:

@@ -15,9 +15,9 @@ import psycopg
 from hand import Hand, hand
 from rig import Row, connected
 
-from cdc_pusher import capture, enqueue, outbox
+from cdc_pusher import capture, claims, enqueue
+from cdc_pusher.claims import Claim
 from cdc_pusher.config import ConnectorsChanged
-from cdc_pusher.outbox import Claim
 from cdc_pusher.sandbox.emp import Emp
 from cdc_pusher.sandbox.rules import EVSE_NOT_FOUND, Message
 
@@ -158,8 +158,8 @@ class World:
                 self._doubted.add(key)
                 await self.sql("UPDATE cdc_pusher.outbox SET lease_until = now() - interval '1 s' WHERE key = %(key)s", key=key)
                 async with self.hand.conn.transaction():
-                    await outbox.lock_emp(self.hand.conn, "a")
-                    await outbox.expire(self.hand.conn, "a")
+                    await claims.lock_emp(self.hand.conn, "a")
+                    await claims.expire(self.hand.conn, "a")
 
     async def _answer(self, one: Sent) -> None:
         if one.claim.key in self._doubted:
@@ -202,8 +202,8 @@ class World:
         self.sent.clear()
         await self.sql(LATER)
         async with self.hand.conn.transaction():
-            await outbox.lock_emp(self.hand.conn, "a")
-            await outbox.expire(self.hand.conn, "a")
+            await claims.lock_emp(self.hand.conn, "a")
+            await claims.expire(self.hand.conn, "a")
 
     # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
