@@ -17,7 +17,7 @@ from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
 LOADED, ALL = 2_000, 100_000
-RATE, SECONDS, WARM_UP_S = 50, 40, 5
+RATE, SECONDS, WARM_UP_S = 50, 20, 5
 BEGUN = 1_000  # stations of the load
 GRACE_S = 3.0  # the stub is held up when it is asked for all arrivals
 STEP = 4_793  # coprime to the number of EVSEs: one after the other far apart

@@ -1,8 +1,8 @@
 """What a daemon costs that has nothing to do: statements a second on the CPO's server, and its own processor time.
 
-Everything is delivered, nothing changes for a minute, with one EMP and with twenty. A query is what pg_stat_statements counts in the
-daemon's database, BEGIN and COMMIT, too; we ourselves look from another database. Its beats, its looks for work and the gauges every 30 s
-are part of it, a sweep is not: that comes after 15 minutes.
+Everything is delivered, nothing changes for a minute, of a daemon with one EMP and one with twenty, at the same time. A query is what
+pg_stat_statements counts in the daemon's database, BEGIN and COMMIT, too; we ourselves look from another database. Its beats, its looks for
+work and the gauges every 30 s are part of it, a sweep is not: that comes after 15 minutes.
 """
 
 import time
@@ -35,34 +35,30 @@ def run() -> list[Result]:
         url = stack.enter_context(Emp()).url()
         conn = stack.enter_context(psycopg.connect(server.dsn(), autocommit=True))
         conn.execute("CREATE EXTENSION pg_stat_statements")
-        return [result for count in EMPS for result in _idle(server, Path(directory), conn, url, count)]
-
-
-def _idle(server: EmbeddedPostgres, directory: Path, conn: psycopg.Connection, url: str, count: int) -> list[Result]:
-    name, emps = f"idle{count}", {f"emp{n}": url for n in range(count)}
-    with Fleet(server, directory, name, stations=STATIONS, emps=emps) as fleet, fleet.daemon() as daemon:
-        fleet.settle()
+        idle = []
+        for count in EMPS:
+            emps = {f"emp{n}": url for n in range(count)}
+            fleet = stack.enter_context(Fleet(server, Path(directory), f"idle{count}", stations=STATIONS, emps=emps))
+            idle.append((count, fleet, stack.enter_context(fleet.daemon())))
+        for _, fleet, _ in idle:
+            fleet.settle()
         time.sleep(SETTLE_S)
-        usage = Usage(fleet, daemon)
-        conn.execute(RESET, [name])
-        began = time.monotonic()
+        usages = [Usage(fleet, daemon) for _, fleet, daemon in idle]
+        for count in EMPS:
+            conn.execute(RESET, [f"idle{count}"])
         time.sleep(SECONDS)
-        calls: list[tuple[int, str]] = conn.execute(CALLS, [name]).fetchall()
-        took_s, daemon_s = time.monotonic() - began, usage.daemon_s
-        backends_s = usage.backends_s
+        return [result for count, usage in zip(EMPS, usages, strict=True) for result in _results(conn, count, usage)]
+
+
+def _results(conn: psycopg.Connection, count: int, usage: Usage) -> list[Result]:
+    calls: list[tuple[int, str]] = conn.execute(CALLS, [f"idle{count}"]).fetchall()
     arm = f"{count} EMP{'s' if count > 1 else ''}"
     most = enumerate(calls[:SHOWN], start=1)
-    top = [Result(arm=arm, name=f"query {n}", value=times / took_s, unit="1/s", note=query[:100]) for n, (times, query) in most]
+    top = [Result(arm=arm, name=f"query {n}", value=times / SECONDS, unit="1/s", note=query[:100]) for n, (times, query) in most]
+    queries = sum(times for times, _ in calls) / SECONDS
     return [
-        Result(
-            arm=arm,
-            name="queries that reach the server",
-            value=sum(times for times, _ in calls) / took_s,
-            unit="1/s",
-            at_most=2.0,
-            note="calls by pg_stat_statements",
-        ),
-        Result(arm=arm, name="processor time of the daemon", value=100 * daemon_s / took_s, unit="%", at_most=0.5),
-        Result(arm=arm, name="processor time of its sessions", value=100 * backends_s / took_s, unit="%"),
+        Result(arm=arm, name="queries that reach the server", value=queries, unit="1/s", at_most=2.0, note="calls by pg_stat_statements"),
+        Result(arm=arm, name="processor time of the daemon", value=100 * usage.daemon_s / SECONDS, unit="%", at_most=0.5),
+        Result(arm=arm, name="processor time of its sessions", value=100 * usage.backends_s / SECONDS, unit="%"),
         *top,
     ]

@@ -21,7 +21,7 @@ from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
 STATIONS = 500
-RATE, SECONDS, WARM_UP_S = 50, 15, 2
+RATE, SECONDS, WARM_UP_S = 50, 10, 2
 TURNS = 3
 GRACE_S = 2.0
 STEP = 797  # coprime to the number of EVSEs: one after the other far apart

@@ -6,7 +6,7 @@ answers at once: `storm` and `latency` have an EMP that takes its time.
 
 A message's cost is the processor time of the daemon and of its sessions on the server. At 100,000 stations it is that of the whole load,
 with the start of the daemon: capture runs ahead of delivery, so a load that is stopped earlier would count what was captured and not sent.
-At 1,000 stations one daemon begins from nothing again and again (the rows of the outbox are deleted, `cdc-pusher resync`) until 125,000
+At 1,000 stations one daemon begins from nothing again and again (the rows of the outbox are deleted, `cdc-pusher resync`) until 50,000
 messages are measured, at its best, with statistics of full tables: what a load costs before there are any shows in the first one.
 LOAD_STATIONS=20000 makes the largest one smaller.
 """
@@ -23,7 +23,7 @@ from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
 SMALL, MEDIUM, LARGE = 1_000, 25_000, int(os.environ.get("LOAD_STATIONS", "100000"))
-REPEATED = 125_000  # messages that are measured with few stations
+REPEATED = 50_000  # messages that are measured with few stations
 STORM = 20_000
 MEMORY_MB = 150
 TOLD = "SELECT count(DISTINCT key) FROM cdc_pusher.attempt WHERE kind = 'station' AND outcome = 'accepted'"

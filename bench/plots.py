@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.result import Result
 from bench.saved import saved
 
 DIRECTORY = Path(__file__).parents[1] / "docs" / "plots"
@@ -33,8 +34,6 @@ PANEL_WIDTH, BAR_HEIGHT, MARGIN_HEIGHT = 3.6, 0.34, 1.0  # inches
 ROOM = 1.3  # of the longest bar: for the figure beside it
 STYLE: dict[Any, Any] = {"svg.hashsalt": OURS, "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
-Row = dict[str, Any]
-
 
 def main() -> int:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -46,8 +45,8 @@ def main() -> int:
     return 0
 
 
-def draw(title: str, panels: Sequence[Sequence[Row]], file: Path) -> None:
-    arms = list(dict.fromkeys(row["arm"] for panel in panels for row in panel))
+def draw(title: str, panels: Sequence[Sequence[Result]], file: Path) -> None:
+    arms = list(dict.fromkeys(one.arm for panel in panels for one in panel))
     with mpl.rc_context(STYLE):
         lines = math.ceil(len(panels) / PANELS_A_LINE)
         size = (PANEL_WIDTH * PANELS_A_LINE + 1, (BAR_HEIGHT * len(arms) + MARGIN_HEIGHT) * lines)
@@ -62,27 +61,27 @@ def draw(title: str, panels: Sequence[Sequence[Row]], file: Path) -> None:
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _panels(rows: Sequence[Row]) -> list[list[Row]]:
+def _panels(rows: Sequence[Result]) -> list[list[Result]]:
     """The rows that have an arm, by name and unit, where there are several to compare."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row["arm"]:
-            found.setdefault((row["name"], row["unit"]), []).append(row)
-    return [panel for panel in found.values() if len(panel) > 1 and any(row["value"] for row in panel)]
+    found: dict[tuple[str, str], list[Result]] = {}
+    for one in rows:
+        if one.arm:
+            found.setdefault((one.name, one.unit), []).append(one)
+    return [panel for panel in found.values() if len(panel) > 1 and any(one.value for one in panel)]
 
 
-def _bars(axes: Axes, panel: Sequence[Row], arms: Sequence[str]) -> None:
-    places, values = [arms.index(row["arm"]) for row in panel], [row["value"] for row in panel]
+def _bars(axes: Axes, panel: Sequence[Result], arms: Sequence[str]) -> None:
+    places, values = [arms.index(one.arm) for one in panel], [one.value for one in panel]
     is_among_others = any(arm.startswith(OURS) for arm in arms)
-    ours = [not is_among_others or row["arm"].startswith(OURS) for row in panel]
+    ours = [not is_among_others or one.arm.startswith(OURS) for one in panel]
     bars = axes.barh(places, values, color=[OUR_COLOUR if is_ours else OTHER_COLOUR for is_ours in ours])
     axes.bar_label(bars, [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values], padding=3)
-    goals = {goal for row in panel for goal in (row["at_most"], row["at_least"]) if goal is not None}
+    goals = {goal for one in panel for goal in (one.at_most, one.at_least) if goal is not None}
     for goal in goals:
         axes.axvline(goal, color=GOAL_COLOUR, linestyle="--", linewidth=1)
     axes.set_xlim(0, ROOM * max(*values, *goals, 0))
-    unit = panel[0]["unit"]
-    axes.set_title(panel[0]["name"] + (f" ({unit})" if unit else ""), fontsize="medium")
+    unit = panel[0].unit
+    axes.set_title(panel[0].name + (f" ({unit})" if unit else ""), fontsize="medium")
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.tick_params(left=False)

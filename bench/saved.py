@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.result import Result
 
@@ -16,8 +15,7 @@ def save(name: str, results: Sequence[Result]) -> None:
     (DIRECTORY / f"{name}.json").write_text(json.dumps([result.row for result in results], indent=1) + "\n")
 
 
-def saved(name: str) -> list[dict[str, Any]]:
-    """The rows of this benchmark's last results; none if it has not been run."""
+def saved(name: str) -> list[Result]:
+    """This benchmark's last results; none if it has not been run."""
     file = DIRECTORY / f"{name}.json"
-    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
-    return found
+    return [Result.of(row) for row in json.loads(file.read_text())] if file.is_file() else []

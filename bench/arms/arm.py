@@ -23,6 +23,7 @@ class Arm(ABC):
 
     name: str
     is_fast: bool
+    has_worker: bool
 
     @property
     def key(self) -> str:

@@ -22,6 +22,7 @@ class Ours(Arm):
 
     name: str = "cdc-pusher"
     is_fast: bool = True
+    has_worker: bool = True
     concurrency: int = CONCURRENCY
 
     def missing(self) -> str:

@@ -48,6 +48,7 @@ class Peer(Arm):
     enqueue: str
     options: tuple[str, ...] = ()
     is_fast: bool = False
+    has_worker: bool = True
 
     def missing(self) -> str:
         return self.environment.missing()
