@@ -12,7 +12,7 @@
 PYTHON ?= python3
 DEB_PYTHON ?= /usr/bin/python3
 ARGS ?=
-BENCHMARKS := storm latency host heartbeat load beside idle many longtx
+BENCHMARKS := storm latency host heartbeat load idle many longtx
 VENV := .venv
 BIN := $(VENV)/bin
 PROMTOOL = $(or $(shell command -v promtool 2>/dev/null),$(VENV)/promtool)

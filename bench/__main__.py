@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bench import beside, heartbeat, host, idle, isolation, killed, large, latency, load, longtx, many, storm, trigger
+from bench import heartbeat, host, idle, isolation, killed, large, latency, load, longtx, many, storm, trigger
 from bench.result import Result
 from bench.saved import save, saved
 
@@ -19,7 +19,6 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "host": host.run,
     "heartbeat": heartbeat.run,
     "load": load.run,
-    "beside": beside.run,
     "idle": idle.run,
     "many": many.run,
     "longtx": longtx.run,

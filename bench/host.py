@@ -3,7 +3,8 @@
 Each arm is measured with its worker off, and with a worker at work that has an EMP which takes 2 s an answer, so that the trigger, the
 wake-ups and the taking of changes count and the HTTP does not; ours has two requests at once then. All of it runs on the same processors.
 The ratio of the medians is what counts, on a server with its own fsync; a latency is that of one transaction, its commit included.
-cdc-pusher has three rounds, and so has the least that a trigger can do, the others one. Heartbeats, which change nothing that is pushed, are `heartbeat`.
+cdc-pusher has three rounds, and so has the least that a trigger can do; the others have one, and only with the most clients. Heartbeats,
+which change nothing that is pushed, are `heartbeat`.
 """
 
 import re
@@ -56,7 +57,7 @@ def _measured(arm: Arm, server: EmbeddedPostgres, directory: Path, emp: Emp) -> 
             arm.install(cpo, emp)
             if state == "at work":
                 stack.enter_context(arm.worker(cpo, emp, DELAY_MS))
-            for clients in CLIENTS:
+            for clients in CLIENTS[-1:] if arm in PEERS else CLIENTS:
                 results += _compared(arm, state, clients, _Pgbench(server, cpo, clients))
     return results
 

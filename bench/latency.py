@@ -1,7 +1,7 @@
 """From commit to arrival: 50 changes a second, one row each, pushed by each arm to an EMP that answers at once.
 
 A change is committed when the UPDATE, in autocommit, has returned to its client: time.time() then, and time.time() of the EMP's process
-when the request has been read, on one machine. Each change is of another EVSE. cdc-pusher and the naive script have three turns, whose
+when the request has been read, on one machine. Each change is of another EVSE. cdc-pusher and the naive script have two turns, whose
 medians count, the others one. The latency beside a full load is `beside`.
 """
 
@@ -22,7 +22,7 @@ from cdc_pusher.embedded import EmbeddedPostgres
 
 STATIONS = 500
 RATE, SECONDS, WARM_UP_S = 50, 10, 2
-TURNS = 3
+TURNS = 2
 GRACE_S = 2.0
 STEP = 797  # coprime to the number of EVSEs: one after the other far apart
 

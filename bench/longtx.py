@@ -336,8 +336,9 @@ def _compared(before: _Figures, after: _Figures) -> list[Result]:
 
 
 def _sizes(conn: psycopg.Connection, took_s: float) -> list[Result]:
+    size = "SELECT pg_relation_size('cdc_pusher.{}') / 1e6::float8"
     found = [
-        Result(name=f"{relation} afterwards", value=_value(conn, f"SELECT pg_relation_size('cdc_pusher.{relation}') / 1e6"), unit="MB")
+        Result(name=f"{relation} afterwards", value=_value(conn, size.format(relation)), unit="MB")
         for relation in ("change", "change_pkey", "outbox", "outbox_pkey", "outbox_due", "outbox_lease")
     ]
     return [Result(name="changes between", value=CHANGES, note=f"made in {took_s:.0f} s"), *found]

@@ -22,8 +22,7 @@ DIRECTORY = Path(__file__).parents[1] / "docs" / "plots"
 TITLES = {
     "storm": "A storm, beside other ways to send the same changes",
     "latency": "From commit to arrival",
-    "beside": "From commit to arrival, alone and beside a full load",
-    "load": "Full load, by the number of stations",
+    "load": "Full load, and what drivers see beside it",
     "host": "What the CPO's own transactions notice",
     "many": "A storm to one EMP and to ten",
 }

@@ -83,7 +83,8 @@ class Intake:
             began = time.monotonic()
             has_turn = not batches % WALK_EVERY
             epoch = self._lease.epoch
-            captured = await capture.batch(conn, source, self._receivers, limit, epoch=epoch, horizon=horizon, mixed=has_turn)
+            most = outbox.few(limit) if has_turn else limit
+            captured = await capture.batch(conn, source, self._receivers, most, epoch=epoch, horizon=horizon, mixed=has_turn)
             await self._note(conn, captured, began, is_walking=is_walking)
             if captured.more and not has_turn:
                 continue

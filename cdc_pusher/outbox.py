@@ -66,22 +66,33 @@ def is_newer(epoch: int | None, last: int) -> bool:
     return epoch is not None and epoch > last
 
 
+def few(batch: int) -> int:
+    """So many changes are taken at once when they are not live, so that what is live never waits for long.
+
+    >>> few(500), few(5)
+    (50, 1)
+    """
+    return max(1, batch // 10)
+
+
 async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int], *, mixed: bool) -> tuple[list[Change], bool]:
     """Take the `batch` most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations.
 
-    Not `mixed`: of one priority alone, so that what is urgent need not wait for what is not. Returns, too, whether more are left.
+    Not `mixed`: of one priority alone, and `few` if that is not live, so that what is urgent need not wait for what is not. Returns, too,
+    whether more are left.
     """
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = changes_from_the_start().ends
-    values = {"emps": list(emps), "batch": batch, "ahead": AHEAD * batch, "mixed": mixed, **horizon.parameters}
+    values = {"emps": list(emps), "batch": batch, "few": few(batch), "ahead": AHEAD * batch, "mixed": mixed, **horizon.parameters}
     rows = await (await conn.execute(_sql.consume, values)).fetchall()
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
     more = any([row.pop("more") for row in rows])
-    found = [(row["priority"], row["id"]) for row in rows if mixed or row["priority"] == rows[0]["priority"]][:batch]
-    horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < batch and not more)
+    limit = batch if mixed or not rows or rows[0]["priority"] == LIVE else few(batch)
+    found = [(row["priority"], row["id"]) for row in rows if mixed or row["priority"] == rows[0]["priority"]][:limit]
+    horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < limit and not more)
     return [Change(**row) for row in rows], more
 
 

@@ -244,6 +244,23 @@ async def test_what_is_urgent_is_taken_alone_and_nothing_is_left_behind(cpo: Rig
         assert await consumed() == ([], False)
 
 
+@pytest.mark.parametrize("slow", [False, True])
+async def test_little_of_what_is_not_urgent_is_taken_at_once_and_nothing_is_left_behind(cpo: Rig, slow: bool) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        horizon = outbox.changes_from_the_start()
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id, priority) SELECT 's' || mod(n, 4), 10 FROM generate_series(1, 8) AS n")
+        found = []
+        for _ in range(3):
+            changes, more = await outbox.consume(daemon.conn, ["a"], 20, horizon, mixed=False)
+            horizon.looked(time.monotonic(), took_s=1e9 if slow else 0.0)
+            found.append(([change.station_id for change in changes], more))
+        assert found == [(["s1", "s2", "s1", "s2"], True), (["s3", "s0", "s3", "s0"], False), ([], False)]
+        await cpo.sql("INSERT INTO cdc_pusher.change (station_id) SELECT 's' || n FROM generate_series(1, 8) AS n")
+        changes, more = await outbox.consume(daemon.conn, ["a"], 20, horizon, mixed=False)
+        assert (len(changes), more) == (8, False), "what is live is taken all at once"
+
+
 async def test_more_is_left_when_all_that_was_seen_is_of_one_station(cpo: Rig) -> None:
     async with hand(cpo.dsn) as daemon:
         await daemon.capture()
@@ -269,7 +286,7 @@ async def test_backlog_is_taken_by_hashing_whatever_the_planner_believes(cpo: Ri
     async with hand(cpo.dsn) as daemon:
         await daemon.capture()
         await daemon.conn.execute("SET plan_cache_mode = force_generic_plan")
-        values = {"emps": ["a"], "batch": 500, "ahead": 10_000, "mixed": True, "priorities": [0, 10, 20], "since": [0, 0, 0]}
+        values = {"emps": ["a"], "batch": 500, "few": 50, "ahead": 10_000, "mixed": True, "priorities": [0, 10, 20], "since": [0, 0, 0]}
         async with daemon.conn.transaction():
             cursor = await daemon.conn.execute(b"EXPLAIN " + outbox._sql.consume, values)
             plan = [row["QUERY PLAN"] for row in await cursor.fetchall()]

@@ -3,6 +3,8 @@
 Bounds are at most a quarter above what was counted when they were set (docs/performance.md).
 """
 
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,3 +121,42 @@ async def test_message_of_a_storm_reads_and_writes_few_rows_and_little_log(cpo: 
     assert cost["fetched"] <= 20
     assert cost["written"] <= 4
     assert log <= 2500
+
+
+async def test_batch_needs_little_memory_and_keeps_none(cpo: Rig, statements: list[int]) -> None:
+    async with hand(cpo.dsn) as daemon:
+        await loaded(daemon)
+        for _ in range(8):  # what is imported, prepared and kept once is there after that
+            await cpo.sql(CHANGE_ALL)
+            await round_trip(daemon, statements)
+        await cpo.sql(CHANGE_ALL)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            assert await round_trip(daemon, statements) == MESSAGES
+            most = tracemalloc.get_traced_memory()[1] / MESSAGES
+            gc.collect()
+            kept = tracemalloc.get_traced_memory()[0] / MESSAGES
+        finally:
+            tracemalloc.stop()
+    print(f"{most:.0f} bytes a message at most, {kept:.0f} kept")  # noqa: T201  # for whoever changes the bounds
+    assert most <= 5_000
+    assert kept <= 50
+
+
+async def test_trigger_writes_one_row_and_little_log(cpo: Rig) -> None:
+    """In the CPO's own transaction, beside what its UPDATE writes."""
+    logs = []
+    for state in ("DISABLE", "ENABLE"):
+        await cpo.sql(f"ALTER TABLE connector {state} TRIGGER USER")
+        await cpo.sql("CHECKPOINT")
+        for _ in range(2):  # the first one writes whole pages
+            await cpo.sql("DELETE FROM cdc_pusher.change")
+            before = await cpo.value(LOG)
+            await cpo.sql(CHANGE_ALL)
+            log = float(await cpo.value(LOG) - before) / MESSAGES
+        logs.append(log)
+    assert await cpo.value("SELECT count(*) FROM cdc_pusher.change") == MESSAGES
+    more = logs[1] - logs[0]
+    print(f"{more:.0f} bytes of WAL more than {logs[0]:.0f}")  # noqa: T201  # for whoever changes the bounds
+    assert more <= 200
