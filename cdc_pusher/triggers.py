@@ -6,7 +6,8 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
 - Rows are compared with `*=` (by their bytes), which every type has and no search_path can change.
-- It only inserts; which stations a sub-select or a function names is looked up by capture, after the commit, with the daemon's rights.
+- It only inserts, and names the station without a query where it can; which stations a sub-select or a function names is looked up by
+  capture, after the commit, with the daemon's rights.
 - It waits for a lock of ours once in a transaction, for 10 ms (30 ms if the counter is locked, too). Whatever fails inside is caught,
   tried again with dynamic SQL, and if that fails counted in the sequence `missed`, which the daemon answers with a sweep.
 - NOTIFY is sent only while the daemon sleeps, the queue is not filling up, and no transaction can be prepared (PREPARE TRANSACTION refuses
