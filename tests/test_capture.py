@@ -281,6 +281,20 @@ async def test_what_capture_puts_into_the_log_itself_is_more_to_capture(cpo: Rig
         assert [(one.changes, one.more) for one in captured] == [(1, True), (1, False), (0, False)]
 
 
+@pytest.mark.parametrize(
+    "columns", ["station_id, resend) VALUES ('s1', 'all'", "watch) VALUES ('none'", "watch, station_id) VALUES ('none', 's1'"]
+)
+async def test_row_that_somebody_has_put_into_the_log_does_not_stop_capture(cpo: Rig, columns: str) -> None:
+    """No constraint refuses it: that would cost the CPO's writers."""
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        await cpo.set_status("s1", "Occupied")
+        await cpo.sql(f"INSERT INTO cdc_pusher.change ({columns})")
+        await daemon.capture()
+        assert await cpo.value("SELECT count(*) FROM cdc_pusher.change") == 0
+        assert await cpo.value("SELECT payload ->> 'status' FROM cdc_pusher.outbox WHERE kind = 'status'") == "Occupied"
+
+
 async def test_backlog_is_taken_by_hashing_whatever_the_planner_believes(cpo: Rig) -> None:
     """A join of what is taken for one row each, and is not, would take half a second a batch; psycopg prepares after the fifth."""
     async with hand(cpo.dsn) as daemon:

@@ -65,7 +65,8 @@ async def loaded(daemon: Hand) -> None:
 
 
 async def read(cpo: Rig) -> dict[str, float]:
-    """Rows of our tables, counted since the beginning; a session adds its own when it has ended."""
+    """Rows of our tables, counted since the beginning; a session adds its own when it has ended, or is told to."""
+    await cpo.sql("SELECT pg_stat_force_next_flush()")
     await until(lambda: cpo.sql(GONE), "our sessions have ended")
     return (await cpo.sql(READ))[0]
 
@@ -119,7 +120,7 @@ async def test_message_of_a_storm_reads_and_writes_few_rows_and_little_log(cpo: 
     print(cost, f"{log:.0f} bytes of WAL")  # noqa: T201  # for whoever changes the bounds
     assert cost["scanned"] == 0
     assert cost["fetched"] <= 20
-    assert cost["written"] <= 4
+    assert cost["written"] <= 5  # of which the trigger writes one
     assert log <= 2500
 
 

@@ -263,7 +263,6 @@ def test_outbox_row_that_cannot_be_is_refused(migrated: str, row: Mapping[str, A
 @pytest.mark.parametrize(
     ("statement", "constraint"),
     [
-        ("INSERT INTO cdc_pusher.change (station_id, resend) VALUES ('s', 'all')", "change_resend_is_known"),
         ("INSERT INTO cdc_pusher.evse VALUES ('e', 'E1', 's', true, 'perhaps')", "evse_at_emp_is_known"),
         ("INSERT INTO cdc_pusher.evse VALUES ('e', 'E1', 's', false, 'no')", "evse_a_row_says_something"),
         ("INSERT INTO cdc_pusher.emp (name, walk, walk_phase) VALUES ('e', 'stroll', 'source')", "emp_walk_is_known"),

@@ -58,7 +58,8 @@ WITH ahead AS MATERIALIZED (
       AND NOT e.name = ANY (%(emps)s)
 )
 SELECT
-    id, station_id, watch, source_row, emp, priority, resend, changed_at,
+    id, station_id, watch, source_row, emp, priority, changed_at,
+    CASE WHEN resend IN ('undelivered', 'statuses', 'everything') THEN resend END AS resend, -- people may have put anything there
     (SELECT count(*) >= %(ahead)s OR count(*) > (SELECT count(*) FROM taken) FROM ahead) AS more
 FROM taken
 ORDER BY priority, id
