@@ -281,15 +281,13 @@ async def test_what_capture_puts_into_the_log_itself_is_more_to_capture(cpo: Rig
         assert [(one.changes, one.more) for one in captured] == [(1, True), (1, False), (0, False)]
 
 
-@pytest.mark.parametrize(
-    "columns", ["station_id, resend) VALUES ('s1', 'all'", "watch) VALUES ('none'", "watch, station_id) VALUES ('none', 's1'"]
-)
-async def test_row_that_somebody_has_put_into_the_log_does_not_stop_capture(cpo: Rig, columns: str) -> None:
+@pytest.mark.parametrize("row", ["'s1', NULL, 'all'", "NULL, 'none', NULL", "'s1', 'none', NULL"])
+async def test_row_that_somebody_has_put_into_the_log_does_not_stop_capture(cpo: Rig, row: str) -> None:
     """No constraint refuses it: that would cost the CPO's writers."""
     async with hand(cpo.dsn) as daemon:
         await daemon.capture()
         await cpo.set_status("s1", "Occupied")
-        await cpo.sql(f"INSERT INTO cdc_pusher.change ({columns})")
+        await cpo.sql(f"INSERT INTO cdc_pusher.change (station_id, watch, resend) VALUES ({row})")
         await daemon.capture()
         assert await cpo.value("SELECT count(*) FROM cdc_pusher.change") == 0
         assert await cpo.value("SELECT payload ->> 'status' FROM cdc_pusher.outbox WHERE kind = 'status'") == "Occupied"
