@@ -50,8 +50,10 @@ DECLARE
     cdc_pusher_new {type};
     cdc_pusher_old {type};
 BEGIN
-    IF TG_OP = 'UPDATE' AND {same} THEN
-        RETURN NULL;
+    IF TG_OP = 'UPDATE' THEN
+        IF {same} THEN
+            RETURN NULL;
+        END IF;
     END IF;
     IF current_setting('cdc_pusher.locked', true) IN ('yes', 'all') THEN
         IF current_setting('cdc_pusher.locked') = 'yes' THEN
