@@ -10,7 +10,7 @@ from types import SimpleNamespace
 def queries(file: str) -> SimpleNamespace:
     """The queries of `cdc_pusher/sql/FILE.sql` by name, as bytes for psycopg.
 
-    >>> queries("capture").lock.splitlines()[0]
+    >>> queries("outbox").lock.splitlines()[0]
     b'SELECT epoch, clock_timestamp() AS now'
     """
     text = (files(__package__) / f"{file}.sql").read_text(encoding="utf-8")
