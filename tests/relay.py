@@ -1,16 +1,20 @@
 """A network between a daemon and a server, which can be cut without a word: bytes stop, connections stay."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
 class Relay:
-    """Forwards TCP connections on `port` of 127.0.0.1 to a TCP port or a Unix socket; `forwarded` counts the bytes that clients sent on."""
+    """Forwards TCP connections on `port` of 127.0.0.1 to a TCP port or a Unix socket.
+
+    `forwarded` counts the bytes that clients sent on; `delay_s` says how long the next bytes take, None: no time.
+    """
 
     def __init__(self, target: int | str) -> None:
         self.port = 0
         self.forwarded = 0
+        self.delay_s: Callable[[], float] | None = None
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
@@ -53,6 +57,8 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
         while data := await reader.read(65536):
             await self._open.wait()
+            if self.delay_s is not None:
+                await asyncio.sleep(self.delay_s())
             self.forwarded += len(data) if counted else 0
             writer.write(data)
             await writer.drain()

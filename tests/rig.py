@@ -135,7 +135,17 @@ class Daemon:
     async def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
-        await asyncio.to_thread(self._process.wait)
+        await asyncio.to_thread(self.wait)
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that it has held, while it runs; Linux only."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
         """End it as systemd does; it must exit with 0 unless it was still on its way up. Returns the seconds it took."""

@@ -1,0 +1,170 @@
+"""One run: the CPO writes, faults of one kind strike, then everything is mended and has to come to rest, and is judged."""
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rig import KEY
+from verdict import beside_stopped_senders, concerned, evses, story, verdict
+from workload import Workload
+
+from faults.kinds import KINDS, Kind
+from faults.stage import Stage, stage
+
+LEAVE_INVALID = 2
+PATIENCE_S = 120.0
+MOST_MB = 150.0
+HOUR_S = 3600.0
+STOP_S = 10.0
+MARGIN_S = 0.5  # what an EMP has answered is recorded by then, where nothing is broken
+LATE_S = 10.0  # a request that was sent so long ago is done with: a claim and the quiet time are over
+
+OWN_TABLES = (
+    "SELECT format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'cdc_pusher' AND c.relkind = 'r'"
+)
+LEFT = """
+SELECT
+    (SELECT count(*) FROM cdc_pusher.outbox WHERE state = 'in_flight') AS "messages in flight",
+    (SELECT count(*) FROM cdc_pusher.change) AS changes,
+    (SELECT count(*) FROM cdc_pusher.lease WHERE holder IS NOT NULL AND expires_at > clock_timestamp()) AS leases,
+    (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'cdc-pusher %%') AS sessions
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Of one run. `messages`: that the EMPs processed, `duplicates` among them; `recovery_s`: from the last fault until all was quiet."""
+
+    kind: str
+    seed: int
+    injected: Mapping[str, int]
+    messages: int
+    duplicates: int
+    recovery_s: float
+    peak_mb: float
+    transactions: int
+    wrong: Sequence[str]
+
+
+async def run(kind: Kind, seed: int, directory: Path, checkout: Path | None = None) -> Outcome:
+    """Play one run, of the program in another `checkout` if one is given."""
+    async with stage(kind.needs, directory, f"{seed} {kind.name}", checkout) as made:
+        made.workload = Workload(made.dsn, seed, HOUR_S, stubborn=kind.cuts_cpo)
+        await made.workload.build()
+        for _ in range(kind.needs.daemons):
+            made.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(made.workload.run(), name="workload")
+            await _torment(made, kind)
+            made.workload.finish()
+        recovery_s, peak_mb, wrong = 0.0, 0.0, []
+        try:
+            await made.workload.end(LEAVE_INVALID)
+            recovery_s = await made.rig.quiet(PATIENCE_S)
+            peak_mb = max(daemon.peak_mb for daemon in made.daemons if daemon.exit_code is None)
+            wrong = [line async for line in _wrong(made, kind, peak_mb)]
+        except AssertionError as error:
+            wrong = str(error).splitlines()
+        return Outcome(
+            kind=kind.name,
+            seed=seed,
+            injected=_injected(made, kind),
+            messages=sum(entry["applied"] for emp in made.emps.values() for entry in emp.ledger),
+            duplicates=sum(len(list(duplicates(emp.ledger))) for emp in made.emps.values()),
+            recovery_s=recovery_s,
+            peak_mb=peak_mb,
+            transactions=made.workload.done.total(),
+            wrong=wrong,
+        )
+
+
+async def _torment(made: Stage, kind: Kind) -> None:
+    strikes = list(kind.strikes)
+    random.Random(made.chance.random()).shuffle(strikes)
+    await made.pause(1.5, 2.0)
+    for strike in strikes:
+        await strike(made)
+        made.injected[getattr(strike, "__name__", "fault")] += not hasattr(strike, "__wrapped__")
+        made.revive()
+        await made.pause(0.3, 2.0)
+
+
+def _injected(made: Stage, kind: Kind) -> Counter[str]:
+    """What has struck, by name; of an EMP's faults each request that met one."""
+    met = Counter(entry["outcome"] for emp in made.emps.values() for entry in emp.ledger if entry["outcome"].startswith("fault:"))
+    return Counter({name: count for name, count in made.injected.items() if name != "strike"}) + met
+
+
+async def _wrong(made: Stage, kind: Kind, peak_mb: float) -> Any:
+    """Everything that is not as it should be, with the story of the first complaints of each EMP."""
+    for name, emp in made.emps.items():
+        forgiven = beside_stopped_senders(emp) if kind.needs.daemons > 1 else 0
+        says = made.kinds[name]
+        found = await verdict(made.rig, name, emp, made.workload, says, forgiven=forgiven, goes_back=kind.goes_back)
+        if not kind.goes_back:
+            found += [f"'{entry['key']}' was sent again without a cause (request {entry['seq']})" for entry in causeless(emp.ledger, made.faults)]
+        for line in found:
+            yield f"{name}: {line}"
+        if found:
+            yield await made.rig.dump(*concerned(found))
+            for line in story(emp, concerned(found)):
+                yield line
+    if peak_mb > MOST_MB:
+        yield f"a daemon has held {peak_mb:.0f} MB"
+    for table in await made.rig.sql(OWN_TABLES):
+        if await made.rig.value(f"SELECT count(*) FROM {table['name']} AS t WHERE t::text LIKE %(key)s", key=f"%{KEY}%"):
+            yield f"the API key is in {table['name']}"
+    for daemon in list(made.daemons):
+        took_s = await daemon.stop()
+        if took_s > STOP_S:
+            yield f"a daemon with nothing to do took {took_s:.1f} s to end"
+    for what, count in (await made.rig.sql(LEFT))[0].items():
+        if count:
+            yield f"{count} {what} are left when all daemons have ended"
+
+
+def duplicates(ledger: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Messages that told the EMP what it had been told last of the same entity, and the request that had.
+
+    A status that follows its station tells nothing twice: it belongs to it.
+    """
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for entry in ledger:
+        if entry["applied"]:
+            entity = entry["kind"], entry["key"]
+            before = last.get(entity)
+            if before is not None and before["payload"] == entry["payload"]:
+                yield entry, before
+            last[entity] = entry
+            if entry["kind"] == "station":
+                for evse in evses(entry["payload"]):
+                    last.pop(("status", evse), None)
+
+
+def causeless(ledger: Sequence[Mapping[str, Any]], faults: Sequence[tuple[float, float]]) -> Iterator[Mapping[str, Any]]:
+    """Stations that were sent again although nothing was broken when they were accepted, nor any request shortly before that."""
+    of_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in ledger:
+        of_key[entry["key"]].append(entry)
+    for entry, before in duplicates(ledger):
+        if entry["kind"] == "station":
+            lately = [e for e in of_key[entry["key"]] if before["received_at"] - LATE_S <= e["received_at"] <= before["received_at"]]
+            if not any(_is_unsure(e, faults) for e in lately):
+                yield entry
+
+
+def _is_unsure(entry: Mapping[str, Any], faults: Sequence[tuple[float, float]]) -> bool:
+    """Whether the daemon may not know what became of this request."""
+    answered_at = entry["finished_at"] or float("inf")
+    broken = any(began - MARGIN_S <= answered_at and entry["received_at"] <= ended + MARGIN_S for began, ended in faults)
+    return broken or entry["outcome"].startswith("fault:")
+
+
+def of(kind: str) -> Kind:
+    """The kind of that name."""
+    return KINDS[kind]

@@ -1,0 +1,310 @@
+"""The kinds of faults. A strike is one fault: it breaks something, and mends it again."""
+
+import asyncio
+import functools
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rig import Daemon, until
+
+from cdc_pusher import enqueue
+from cdc_pusher.database import connect
+from faults.points import OF_WALKS, POINTS, Do, armed
+from faults.stage import Needs, Stage
+
+Strike = Callable[[Stage], Awaitable[None]]
+
+TOGETHER = {"alpha": "send", "beta": "hold", "gamma": "replace"}
+OURS = "datname = current_database() AND application_name LIKE 'cdc-pusher %%'"
+NOT_REACHED_S = 4.0
+EMP_FAULTS: Sequence[dict[str, Any]] = (
+    {"kind": "delay", "seconds": [0, 0.4]},
+    {"kind": "http", "status": 500},
+    {"kind": "http", "status": 503, "retry_after": 1},
+    {"kind": "http", "status": 429, "retry_after": 0},
+    {"kind": "code", "code": 300},
+    {"kind": "drop_before"},
+    {"kind": "drop_after"},
+    {"kind": "garbage"},
+    {"kind": "hang"},
+    {"kind": "hang", "applied": True},
+    {"kind": "late", "seconds": [0.0, 0.3]},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """`strikes`: one after the other in a run. `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: so does the CPO's database."""
+
+    name: str
+    strikes: Sequence[Strike]
+    needs: Needs = field(default_factory=Needs)
+    cuts_cpo: bool = False
+    goes_back: bool = False
+
+
+# ── from within ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def at(point: str, do: Do) -> Strike:
+    """A daemon is struck at this place; other daemons, if there are any, go on."""
+
+    async def strike(stage: Stage) -> None:
+        if stage.daemons:
+            await stage.daemons[-1].stop()
+            await stage.end(stage.daemons[-1])
+        told = stage.directory / "struck"
+        told.unlink(missing_ok=True)
+        daemon = stage.start(armed(point, stage.chance.choice((1, 1, 2, 4)), do, told, cut=stage.database.port))
+        if point in OF_WALKS or "asleep" in point:
+            await until(lambda: '"event": "ready"' in daemon.said or told.exists(), "the daemon is ready")
+            await resync(stage)
+        with suppress(AssertionError):
+            await until(told.exists, "the place is reached", NOT_REACHED_S)
+            stage.injected[f"{do} when {point}"] += 1
+        with stage.broken():
+            await _after(stage, daemon, do, struck=told.exists())
+        stage.revive()
+        await stage.pause(0.2, 1.0)
+
+    return strike
+
+
+async def _after(stage: Stage, daemon: Daemon, do: Do, *, struck: bool) -> None:
+    match do:
+        case "kill":
+            await daemon.kill() if not struck else await asyncio.to_thread(daemon.wait)
+        case "stop" if struck:
+            await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)))
+            daemon.send_signal(signal.SIGCONT)
+        case _:
+            pass
+
+
+async def resync(stage: Stage) -> None:
+    """All stations are gone through."""
+    async with await connect(stage.dsn, "faults") as conn:
+        known = [row["name"] async for row in await conn.execute("SELECT name FROM cdc_pusher.emp")]
+        await enqueue.resync(conn, known, None, "undelivered")
+
+
+# ── the process ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def killed(stage: Stage) -> None:
+    """SIGKILL, at any moment."""
+    with stage.broken():
+        await stage.chance.choice(stage.daemons).kill()
+    stage.revive()
+
+
+async def ended(stage: Stage) -> None:
+    """SIGTERM: everything that is under way is finished."""
+    with stage.broken():
+        took_s = await stage.chance.choice(stage.daemons).stop()
+    assert took_s < 10, f"SIGTERM took {took_s:.1f} s"
+    stage.revive()
+
+
+async def paused(stage: Stage) -> None:
+    """SIGSTOP, and SIGCONT when others have taken over, or not yet."""
+    daemon = stage.chance.choice(stage.daemons)
+    with stage.broken():
+        daemon.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(stage.chance.choice((0.5, 3.0, 9.0, 12.0)))
+        daemon.send_signal(signal.SIGCONT)
+
+
+# ── the database ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def sessions_ended(stage: Stage) -> None:
+    """The database ends sessions of the daemons."""
+    with stage.broken():
+        share = stage.chance.choice((0.3, 1.0))
+        await stage.rig.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < %(share)s", share=share)
+
+
+async def server_crashed(stage: Stage) -> None:
+    """Immediate shutdown, and crash recovery."""
+    with stage.broken():
+        async with stage.without_server():
+            await asyncio.sleep(stage.chance.choice((0.0, 2.0)))
+
+
+async def disk_full(stage: Stage) -> None:
+    """No byte is left on the server's disk, for three seconds."""
+    directory = Path(stage.server.host)
+    filling = directory.parent / "filling"
+    with stage.broken():
+        subprocess.run(["dd", "if=/dev/zero", f"of={filling}", "bs=64k"], capture_output=True)  # ends with: no space left
+        await asyncio.sleep(3.0)
+        filling.unlink()
+        try:
+            await stage.rig.sql("CHECKPOINT")
+        except psycopg.OperationalError:  # it has crashed: no space for its log
+            async with stage.without_server():
+                pass
+    await stage.rig.connect_again()
+
+
+async def database_unreachable(stage: Stage) -> None:
+    """Nothing arrives, and no connection ends."""
+    with stage.broken():
+        stage.database.cut()
+        await asyncio.sleep(stage.chance.choice((1.0, 4.0, 9.0)))
+        stage.database.mend()
+
+
+async def database_far(stage: Stage) -> None:
+    """Every packet takes long, and some are lost and sent again."""
+    with stage.broken():
+        stage.database.delay_s = functools.partial(_weather, stage)
+        await asyncio.sleep(4.0)
+        stage.database.delay_s = None
+
+
+async def tables_locked(stage: Stage) -> None:
+    """Somebody rewrites our tables (VACUUM FULL, say) and holds the locks for a while."""
+    with stage.broken():
+        async with await psycopg.AsyncConnection.connect(stage.dsn) as conn:
+            table = stage.chance.choice(("change", "outbox", "emp", "missed"))
+            await conn.execute(f"LOCK TABLE cdc_pusher.{table} IN ACCESS EXCLUSIVE MODE" if table != "missed" else LOCK_MISSED)
+            await asyncio.sleep(stage.chance.choice((0.5, 2.0)))
+            await conn.rollback()
+
+
+LOCK_MISSED = "ALTER SEQUENCE cdc_pusher.missed CACHE 1"
+
+
+async def queue_full(stage: Stage) -> None:
+    """The queue of notifications fills up, since somebody who listens does not read."""
+    async with (
+        await psycopg.AsyncConnection.connect(stage.dsn) as deaf,
+        await psycopg.AsyncConnection.connect(stage.dsn, autocommit=True) as loud,
+    ):
+        await deaf.execute("LISTEN elsewhere")
+        await deaf.commit()
+        await deaf.execute("SELECT 1")  # a transaction that stays open
+        with stage.broken():
+            with suppress(psycopg.OperationalError):  # too many notifications
+                while True:
+                    await loud.execute("SELECT pg_notify('elsewhere', repeat('x', 7900) || n) FROM generate_series(1, 8) AS n")
+            await asyncio.sleep(3.0)
+
+
+async def clock_set(stage: Stage) -> None:
+    """The clock of the database's machine is set: an hour ahead, or back."""
+    assert stage.clock is not None
+    with stage.broken():
+        stage.clock.write_text(stage.chance.choice(("+3600", "-3600", "+0", "+30", "-30")))
+        await asyncio.sleep(4.0)
+
+
+async def restored(stage: Stage) -> None:
+    """A dump is put back: the database is as it was some seconds ago, the EMP is not."""
+    binaries, dump = stage.server.bin, stage.directory / "dump"
+    run = functools.partial(asyncio.to_thread, subprocess.run, check=True, capture_output=True)
+    await run([str(binaries / "pg_dump"), "-Fc", "-f", str(dump), stage.dsn])
+    await stage.pause(2.0, 4.0)
+    async with await psycopg.AsyncConnection.connect(stage.server.dsn("template1"), autocommit=True) as conn:
+        await conn.execute("CREATE DATABASE restored")
+        await run([str(binaries / "pg_restore"), "-d", stage.server.dsn("restored"), "--single-transaction", str(dump)])
+        with stage.broken():
+            await conn.execute("DROP DATABASE postgres WITH (FORCE)")
+            await conn.execute("ALTER DATABASE restored RENAME TO postgres")
+    await stage.rig.connect_again()
+
+
+# ── the EMP ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def emp_fault(fault: dict[str, Any]) -> Strike:
+    """For two seconds, every third request meets this."""
+
+    async def strike(stage: Stage) -> None:
+        emp = stage.emps[stage.chance.choice(sorted(stage.emps))]
+        with stage.broken():
+            emp.set_faults([{**fault, "probability": 0.3}], seed=stage.chance.randrange(1 << 30))
+            await asyncio.sleep(2.0)
+            emp.set_faults([])
+
+    return strike
+
+
+async def emp_unreachable(stage: Stage) -> None:
+    """Nothing arrives, and no connection ends."""
+    wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
+    with stage.broken():
+        wire.cut()
+        await asyncio.sleep(stage.chance.choice((0.5, 2.0, 5.0)))
+        wire.mend()
+
+
+async def emp_gone(stage: Stage) -> None:
+    """Connections break, and none is taken."""
+    wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
+    with stage.broken():
+        wire.refuse()
+        await asyncio.sleep(stage.chance.choice((0.2, 2.0)))
+        wire.mend()
+
+
+async def emp_far(stage: Stage) -> None:
+    """Every packet takes long, and some are lost and sent again."""
+    wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
+    with stage.broken():
+        wire.delay_s = functools.partial(_weather, stage)
+        await asyncio.sleep(4.0)
+        wire.delay_s = None
+
+
+def _weather(stage: Stage) -> float:
+    """Seconds that a packet takes; TCP sends a lost one again after 200 ms at the soonest."""
+    return stage.chance.uniform(0.001, 0.03) if stage.chance.random() < 0.97 else stage.chance.choice((0.2, 0.6))
+
+
+# ── all of them ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_OUTSIDE: Sequence[Strike] = (killed, killed, ended, paused, sessions_ended, database_unreachable, emp_unreachable, emp_gone, tables_locked)
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(name="killed within", strikes=[at(point, "kill") for point in POINTS]),
+        Kind(name="stopped within", strikes=[at(point, "stop") for point in POINTS], needs=Needs(daemons=2)),
+        Kind(name="cut off within", strikes=[at(point, "cut") for point in POINTS]),
+        Kind(name="killed", strikes=[killed] * 8),
+        Kind(name="ended", strikes=[ended] * 6),
+        Kind(name="paused", strikes=[paused] * 4, needs=Needs(daemons=2)),
+        Kind(name="sessions ended", strikes=[sessions_ended] * 6),
+        Kind(name="server crashed", strikes=[server_crashed] * 3, cuts_cpo=True),
+        Kind(
+            name="disk full",
+            strikes=[disk_full] * 2,
+            needs=Needs(disk_mb=400, settings={"max_wal_size": "64MB", "min_wal_size": "32MB"}),
+            cuts_cpo=True,
+        ),
+        Kind(name="database unreachable", strikes=[database_unreachable] * 3, needs=Needs(daemons=2)),
+        Kind(name="database far", strikes=[database_far] * 2),
+        Kind(name="tables locked", strikes=[tables_locked] * 6),
+        Kind(name="notifications full", strikes=[queue_full] * 2, needs=Needs(settings={"max_notify_queue_pages": "64"})),
+        Kind(name="clock set", strikes=[clock_set] * 4, needs=Needs(clock=True)),
+        Kind(name="restored", strikes=[restored] * 2, cuts_cpo=True, goes_back=True),
+        Kind(name="EMP at fault", strikes=[emp_fault(fault) for fault in EMP_FAULTS]),
+        Kind(name="EMP unreachable", strikes=[emp_unreachable] * 3),
+        Kind(name="EMP gone", strikes=[emp_gone] * 4),
+        Kind(name="EMP far", strikes=[emp_far] * 2),
+        Kind(
+            name="all together",
+            strikes=[*_OUTSIDE, *(emp_fault(fault) for fault in EMP_FAULTS)],
+            needs=Needs(daemons=3, emps=TOGETHER),
+        ),
+    )
+}
