@@ -59,17 +59,14 @@ async def batch(
     *,
     epoch: int | None = None,
     horizon: Horizon[int] | None = None,
-    mixed: bool = True,
 ) -> Captured:
     """Capture the `limit` most urgent changes, under the lease of this epoch; `horizon`: where the looks before have ended.
-
-    Not `mixed`: those of one priority alone.
 
     Raises `MappingError` and `LeaseLost`, and then nothing was consumed.
     """
     async with conn.transaction():
         now = await outbox.lock_capture(conn, epoch)
-        changes, more = await outbox.consume(conn, list(emps), limit, horizon or outbox.changes_from_the_start(), mixed=mixed)
+        changes, more = await outbox.consume(conn, list(emps), limit, horizon or outbox.changes_from_the_start())
         async with kept_alive(conn):
             unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))

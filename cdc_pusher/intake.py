@@ -18,6 +18,7 @@ from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import LeaseLost, MappingError
 from cdc_pusher.lease import Lease, end_predecessor
 from cdc_pusher.part import IDLE_S, Part, wait
+from cdc_pusher.reconcile import SWEEP, WALK
 from cdc_pusher.source import Source
 
 log = structlog.get_logger(__name__)
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 MAPPING_RETRY_S = 5.0
 BUSY_CHANGES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
 BUSY_POLL_S = 0.005
-WALK_EVERY = 8  # batches; under unbroken load a walk still goes on, and what is less urgent has its turn
+WALK_EVERY = 8  # batches; under unbroken load, too, a walk goes on, and what is not urgent has its turn
 
 
 class Intake:
@@ -72,27 +73,28 @@ class Intake:
             await part.pause(MAPPING_RETRY_S)
 
     async def _fill(self, conn: Connection, source: Source, part: Part) -> None:
-        """Capture what changed, go on with walks, sleep when there is nothing to do."""
+        """Capture what changed, go on with walks, sleep when there is nothing to do.
+
+        A little of what is not urgent is taken whenever all that is live has been, and now and then in any case.
+        """
         limit, page = self._settings.daemon.capture_batch, self._settings.daemon.page_stations
         self._said = None
-        horizon = outbox.changes_from_the_start()
-        batches, is_walking = 0, True
+        everything, what_waits = outbox.changes_from_the_start(), outbox.changes_from_the_start(WALK, SWEEP)
+        batches, is_walking, has_turn = 0, True, False  # it is the turn of what waits
         while not part.stop.is_set():
             batches += 1
             part.moves()
             began = time.monotonic()
-            has_turn = not batches % WALK_EVERY
-            epoch = self._lease.epoch
-            most = outbox.few(limit) if has_turn else limit
-            captured = await capture.batch(conn, source, self._receivers, most, epoch=epoch, horizon=horizon, mixed=has_turn)
+            horizon = what_waits if has_turn else everything
+            captured = await capture.batch(conn, source, self._receivers, limit, epoch=self._lease.epoch, horizon=horizon)
             await self._note(conn, captured, began, is_walking=is_walking)
-            if captured.more and not has_turn:
-                continue
-            if is_walking or not captured.changes or has_turn:
+            is_late = not batches % WALK_EVERY
+            if not captured.more and (is_walking or is_late or not captured.changes):
                 is_walking = await enqueue.page(conn, source, list(self._receivers), page) is not None
             # If we had said that we sleep when we looked, what has come since has sent a NOTIFY.
-            if not (is_walking or captured.more) and (self._said or not captured.changes):
+            if not (has_turn or is_walking or captured.more) and (self._said or not captured.changes):
                 await self._sleep(conn, part)
+            has_turn = captured.more and not has_turn and (is_late or captured.changes < limit)
         if self._lease.is_valid():
             await enqueue.say_asleep(conn, False)
 

@@ -23,9 +23,9 @@ from cdc_pusher.sql import queries
 AHEAD = 20  # times a batch: how far to look for more changes of the same stations
 
 
-def changes_from_the_start() -> Horizon[int]:
-    """No change was looked for yet; by their number."""
-    return Horizon(dict.fromkeys((LIVE, WALK, SWEEP), 0))
+def changes_from_the_start(*priorities: int) -> Horizon[int]:
+    """No change of these priorities (of all, if none is named) was looked for yet; by their number."""
+    return Horizon(dict.fromkeys(priorities or (LIVE, WALK, SWEEP), 0))
 
 
 _sql = queries("outbox")
@@ -75,23 +75,22 @@ def few(batch: int) -> int:
     return max(1, batch // 10)
 
 
-async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int], *, mixed: bool) -> tuple[list[Change], bool]:
-    """Take the `batch` most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations.
+async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int]) -> tuple[list[Change], bool]:
+    """Take the most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations.
 
-    Not `mixed`: of one priority alone, and `few` if that is not live, so that what is urgent need not wait for what is not. Returns, too,
-    whether more are left.
+    They are of one priority, of those in `horizon`: `batch` of them, or `few` if they are not live. Returns, too, whether more are left.
     """
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
-        horizon.ends = changes_from_the_start().ends
-    values = {"emps": list(emps), "batch": batch, "few": few(batch), "ahead": AHEAD * batch, "mixed": mixed, **horizon.parameters}
+        horizon.ends = dict.fromkeys(horizon.ends, 0)
+    values = {"emps": list(emps), "batch": batch, "few": few(batch), "ahead": AHEAD * batch, **horizon.parameters}
     rows = await (await conn.execute(_sql.consume, values)).fetchall()
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
     more = any([row.pop("more") for row in rows])
-    limit = batch if mixed or not rows or rows[0]["priority"] == LIVE else few(batch)
-    found = [(row["priority"], row["id"]) for row in rows if mixed or row["priority"] == rows[0]["priority"]][:limit]
+    limit = batch if not rows or rows[0]["priority"] == LIVE else few(batch)
+    found = [(row["priority"], row["id"]) for row in rows if row["priority"] == rows[0]["priority"]][:limit]
     horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < limit and not more)
     return [Change(**row) for row in rows], more
 

@@ -11,6 +11,8 @@ from hand import Hand, hand, settings
 from rig import Rig, evse_id, rig
 
 from cdc_pusher import capture, claims, enqueue, outbox
+from cdc_pusher.horizon import Horizon
+from cdc_pusher.reconcile import SWEEP, WALK
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ async def test_change_that_is_committed_late_is_found_by_a_look_from_the_start(c
         horizon = outbox.changes_from_the_start()
 
         async def consumed() -> list[str]:
-            changes, _ = await outbox.consume(daemon.conn, ["a"], 10, horizon, mixed=True)
+            changes, _ = await outbox.consume(daemon.conn, ["a"], 10, horizon)
             return [str(change.station_id) for change in changes]
 
         await late.execute("INSERT INTO cdc_pusher.change (station_id) VALUES ('late')")
@@ -215,7 +217,7 @@ async def test_change_that_is_committed_late_is_found_by_a_look_from_the_start(c
         await late.commit()
         await cpo.sql("INSERT INTO cdc_pusher.change (station_id, priority) VALUES ('sweep', 20), ('walk', 10)")
         await cpo.sql("INSERT INTO cdc_pusher.change (station_id) VALUES ('live')")
-        assert sorted(await consumed()) == ["live", "sweep", "walk"]
+        assert [await consumed() for _ in range(3)] == [["live"], ["walk"], ["sweep"]]
         assert await consumed() == []
         horizon.looked(time.monotonic(), took_s=0.0)
         assert await consumed() == ["late"]
@@ -226,10 +228,10 @@ async def test_what_is_urgent_is_taken_alone_and_nothing_is_left_behind(cpo: Rig
     """`slow`: looks begin where the one before has ended."""
     async with hand(cpo.dsn) as daemon:
         await daemon.capture()
-        horizon = outbox.changes_from_the_start()
+        everything, what_waits = outbox.changes_from_the_start(), outbox.changes_from_the_start(WALK, SWEEP)
 
-        async def consumed(*, mixed: bool = False) -> tuple[list[str], bool]:
-            changes, more = await outbox.consume(daemon.conn, ["a"], 2, horizon, mixed=mixed)
+        async def consumed(horizon: Horizon[int] = everything) -> tuple[list[str], bool]:
+            changes, more = await outbox.consume(daemon.conn, ["a"], 2, horizon)
             horizon.looked(time.monotonic(), took_s=1e9 if slow else 0.0)
             return [f"{change.station_id} {change.priority}" for change in changes], more
 
@@ -239,8 +241,10 @@ async def test_what_is_urgent_is_taken_alone_and_nothing_is_left_behind(cpo: Rig
         assert await consumed() == (["a 0", "x 0", "x 10"], True)
         assert await consumed() == (["b 0"], True), "not what may wait"
         await cpo.sql("INSERT INTO cdc_pusher.change (station_id) VALUES ('c')")
-        assert await consumed(mixed=True) == (["c 0", "y 10"], True)
+        assert await consumed(what_waits) == (["y 10"], True), "its turn has come: what is live waits"
+        assert await consumed() == (["c 0"], True)
         assert await consumed() == (["z 10"], False)
+        assert await consumed(what_waits) == ([], False)
         assert await consumed() == ([], False)
 
 
@@ -252,12 +256,12 @@ async def test_little_of_what_is_not_urgent_is_taken_at_once_and_nothing_is_left
         await cpo.sql("INSERT INTO cdc_pusher.change (station_id, priority) SELECT 's' || mod(n, 4), 10 FROM generate_series(1, 8) AS n")
         found = []
         for _ in range(3):
-            changes, more = await outbox.consume(daemon.conn, ["a"], 20, horizon, mixed=False)
+            changes, more = await outbox.consume(daemon.conn, ["a"], 20, horizon)
             horizon.looked(time.monotonic(), took_s=1e9 if slow else 0.0)
             found.append(([change.station_id for change in changes], more))
         assert found == [(["s1", "s2", "s1", "s2"], True), (["s3", "s0", "s3", "s0"], False), ([], False)]
         await cpo.sql("INSERT INTO cdc_pusher.change (station_id) SELECT 's' || n FROM generate_series(1, 8) AS n")
-        changes, more = await outbox.consume(daemon.conn, ["a"], 20, horizon, mixed=False)
+        changes, more = await outbox.consume(daemon.conn, ["a"], 20, horizon)
         assert (len(changes), more) == (8, False), "what is live is taken all at once"
 
 
@@ -298,7 +302,7 @@ async def test_backlog_is_taken_by_hashing_whatever_the_planner_believes(cpo: Ri
     async with hand(cpo.dsn) as daemon:
         await daemon.capture()
         await daemon.conn.execute("SET plan_cache_mode = force_generic_plan")
-        values = {"emps": ["a"], "batch": 500, "few": 50, "ahead": 10_000, "mixed": True, "priorities": [0, 10, 20], "since": [0, 0, 0]}
+        values = {"emps": ["a"], "batch": 500, "few": 50, "ahead": 10_000, "priorities": [0, 10, 20], "since": [0, 0, 0]}
         async with daemon.conn.transaction():
             cursor = await daemon.conn.execute(b"EXPLAIN " + outbox._sql.consume, values)
             plan = [row["QUERY PLAN"] for row in await cursor.fetchall()]

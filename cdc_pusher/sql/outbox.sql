@@ -12,8 +12,8 @@ SET epoch = %(epoch)s
 WHERE singleton
 
 -- name: consume
--- Take the most urgent changes out of the log, of one priority unless they are to be `mixed`, few if that is not live, and with them what
--- is said of the same stations further on; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to those that another daemon serves.
+-- Take the most urgent changes out of the log, of one priority, few if that is not live, and with them what is said of the same stations
+-- further on; nobody else deletes, so the row addresses hold. What concerns every EMP is handed over to those that another daemon serves.
 -- `more`: others were seen that are left, or may stand beyond what was seen.
 WITH ahead AS MATERIALIZED (
     SELECT row_number() OVER () AS place, min(c.priority) OVER () AS most_urgent, c.*
@@ -35,8 +35,8 @@ WITH ahead AS MATERIALIZED (
 ), chosen AS MATERIALIZED (
     SELECT address, station_id
     FROM ahead
-    WHERE place <= CASE WHEN most_urgent = 0 OR %(mixed)s THEN %(batch)s ELSE %(few)s END
-      AND (priority = most_urgent OR %(mixed)s)
+    WHERE place <= CASE most_urgent WHEN 0 THEN %(batch)s ELSE %(few)s END
+      AND priority = most_urgent
 ), taken AS (
     DELETE FROM cdc_pusher.change
     WHERE ctid = ANY (ARRAY(
