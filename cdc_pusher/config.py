@@ -31,7 +31,6 @@ from cdc_pusher.logs import Level
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
 _SUB_SELECT = re.compile(r"[(\s]*(?:select|with|values)\b", re.IGNORECASE)
-_CALL = re.compile(r'[\w$"]\s*\(|::\s*("[^"]*"|[\w$]+)\s*\.')  # a function, an operator or a type that need not be Postgres\'s own
 _NAME = r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))'
 _COLUMN = re.compile(rf"(?:{_NAME}\s*\.\s*)?{_NAME}")
 
@@ -116,12 +115,12 @@ class Watch(_Section):
 
     @property
     def is_deferred(self) -> bool:
-        """Whether `station` is not for the trigger, which runs with its owner's rights: a sub-select, or what may call a function.
+        """Whether `station` is not for the trigger, which runs with its owner's rights: anything but the name of a column may call a function.
 
-        >>> [Watch(table="t", station=s).is_deferred for s in ("id", "a || '-' || (b + 1)", "(SELECT 1)", "f(id)", 'id::"App".t')]
+        >>> [Watch(table="t", station=s).is_deferred for s in ("id", 't."Id"', "a || '-' || b", "id::text", "(SELECT 1)")]
         [False, False, True, True, True]
         """
-        return _SUB_SELECT.match(self.station) is not None or _CALL.search(self.station) is not None
+        return self.station_column is None
 
     @property
     def station_column(self) -> str | None:

@@ -1,7 +1,7 @@
 """Full load, resync and sweep: walks that put every station into the change log, page by page. Not another path to the EMP.
 
 The cursor of a walk stands in `cdc_pusher.emp` and moves in the transaction that puts the page into the log, so a walk goes on where it was
-after any crash. `page` is called when the log is empty, or now and then when it is not: live changes go first and the log stays short.
+after any crash. `page` is called when nothing of the page before is left in the log: live changes go first and the log stays short.
 """
 
 import hashlib

@@ -3,7 +3,8 @@
 Attaching triggers is `triggers.attach`; nothing here touches a table of the CPO.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,9 @@ from cdc_pusher.sql import queries
 
 _roles = queries("roles")
 
-LOCK_TIMEOUT = "5s"
+LOCK_TIMEOUT = "2ms"  # of each try: the CPO's triggers queue behind us, and give up what they would record after 10 ms
+LOCK_TRIES = 50
+LOCK_PAUSE_S = 0.1
 NOT_OURS = f"the database has a schema {SCHEMA} that is not ours: there are other tables in it"
 _DROP_THAT = "drop what is named here, and run it again"
 _REMEDIES = {
@@ -59,10 +62,14 @@ def to(dsn: str, revision: str = "head", *, owner: str | None = None) -> None:
     at a time. Raises what `connecting` raises, and `CdcPusherError` (no right to create a schema, say).
     """
     config = _config()
-    with _transaction(dsn) as connection:
-        _take_possession(connection, owner)
-        config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+
+    def once() -> None:
+        with _transaction(dsn) as connection:
+            _take_possession(connection, owner)
+            config.attributes["connection"] = connection
+            (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+
+    _patiently(once)
 
 
 def remove(dsn: str, *, rehearse: bool = False) -> None:
@@ -71,18 +78,34 @@ def remove(dsn: str, *, rehearse: bool = False) -> None:
     Raises what `connecting` raises, and `CdcPusherError` when something of the CPO's depends on ours.
     """
     config = _config()
-    with _transaction(dsn, "uninstall") as connection:
-        if connection.exec_driver_sql(_roles.is_foreign.decode()).scalar():
-            raise CdcPusherError(NOT_OURS)
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-        if names := connection.exec_driver_sql(_roles.left_over.decode()).scalars().all():
-            raise CdcPusherError(f"uninstall: the schema {SCHEMA} holds what is not ours: {', '.join(names)}; {_DROP_THAT}")
-        if rehearse:
-            connection.rollback()
-            return
-        connection.exec_driver_sql(f"DROP TABLE {SCHEMA}.alembic_version")
-        connection.exec_driver_sql(f"DROP SCHEMA {SCHEMA}")
+
+    def once() -> None:
+        with _transaction(dsn, "uninstall") as connection:
+            if connection.exec_driver_sql(_roles.is_foreign.decode()).scalar():
+                raise CdcPusherError(NOT_OURS)
+            config.attributes["connection"] = connection
+            command.downgrade(config, "base")
+            if names := connection.exec_driver_sql(_roles.left_over.decode()).scalars().all():
+                raise CdcPusherError(f"uninstall: the schema {SCHEMA} holds what is not ours: {', '.join(names)}; {_DROP_THAT}")
+            if rehearse:
+                connection.rollback()
+                return
+            connection.exec_driver_sql(f"DROP TABLE {SCHEMA}.alembic_version")
+            connection.exec_driver_sql(f"DROP SCHEMA {SCHEMA}")
+
+    _patiently(once)
+
+
+def _patiently(migration: Callable[[], None]) -> None:
+    """Try again, all of it, until every lock is to be had at once."""
+    for left in reversed(range(LOCK_TRIES)):
+        try:
+            return migration()
+        except CdcPusherError as error:
+            cause = error.__cause__
+            if not left or not (isinstance(cause, DBAPIError) and isinstance(cause.orig, psycopg.errors.LockNotAvailable)):
+                raise
+            time.sleep(LOCK_PAUSE_S)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
 - Rows are compared with `*=` (by their bytes), which every type has and no search_path can change.
-- It only inserts, and names the station without a query where it can; which stations a sub-select or a function names is looked up by
-  capture, after the commit, with the daemon's rights.
+- It only inserts, and calls nothing that the CPO could have put there: it names the station by a column, and for anything else notes the
+  columns that matter. Capture finds out after the commit, with the daemon's rights.
 - It waits for a lock of ours once in a transaction, for 10 ms (30 ms if the counter is locked, too). Whatever fails inside is caught,
   tried again with dynamic SQL, and if that fails counted in the sequence `missed`, which the daemon answers with a sweep.
 - NOTIFY is sent only while the daemon sleeps, the queue is not filling up, and no transaction can be prepared (PREPARE TRANSACTION refuses
@@ -43,7 +43,7 @@ CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '10ms'
     {settings}
-AS $cdc_pusher${body}$cdc_pusher$
+AS {body}
 """
 _BODY = """
 DECLARE
@@ -76,12 +76,7 @@ BEGIN
     IF cdc_pusher_new IS NOT NULL THEN
         INSERT INTO cdc_pusher.change {columns} VALUES ({watch}cdc_pusher_new);
     END IF;
-    IF pg_sequence_last_value('cdc_pusher.asleep') = 2
-        AND current_setting('max_prepared_transactions') = '0'
-        AND pg_notification_queue_usage() < 0.5
-    THEN
-        PERFORM pg_notify({channel}, '');
-    END IF;
+    {notify}
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     BEGIN
@@ -100,6 +95,7 @@ EXCEPTION WHEN OTHERS THEN
         IF TG_OP IN ('INSERT', 'UPDATE') THEN
             EXECUTE {record} USING NEW;
         END IF;
+        {notify}
     EXCEPTION WHEN OTHERS THEN
         BEGIN
             PERFORM nextval('cdc_pusher.missed');
@@ -115,6 +111,13 @@ EXCEPTION WHEN OTHERS THEN
 END
 """
 
+_NOTIFY = """IF pg_sequence_last_value('cdc_pusher.asleep') = 2
+        AND current_setting('max_prepared_transactions') = '0'
+        AND pg_notification_queue_usage() < 0.5
+    THEN
+        PERFORM pg_notify({channel}, '');
+    END IF;"""
+
 # A name in SQL, the dot before it, and what is after it if that is a dot.
 _NAME = re.compile(r'(\.\s*)?(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=(\s*\.\s*\*?)?)')
 
@@ -123,7 +126,8 @@ _NAME = re.compile(r'(\.\s*)?(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=(\s*\.\s*\*?
 class Table:
     """A watched table as it is: its name, quoted by the database, what kind of relation it is, and its columns.
 
-    `virtual`: columns that triggers cannot see; `styled`: those whose text depends on the session; `domains`: those that may refuse NULL.
+    `virtual`: columns that triggers cannot see; `styled`: those whose text depends on the session; `domains`: those that may refuse NULL;
+    `json`: those that hold JSON.
     """
 
     name: str
@@ -132,6 +136,7 @@ class Table:
     virtual: Sequence[str] = ()
     styled: Sequence[str] = ()
     domains: Sequence[str] = ()
+    json: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,42 +173,44 @@ def wanted(watch: Watch, table: Table) -> Attachment:
     """What the configuration asks for on this table."""
     columns = sql.SQL("(watch, source_row)" if watch.is_deferred else "(station_id)")
     name = sql.SQL("{}, ").format(sql.Literal(watch.name)) if watch.is_deferred else sql.SQL("")
-    record = sql.SQL("INSERT INTO cdc_pusher.change {} SELECT {}r.* FROM (SELECT {}) AS r (said) WHERE r.said IS NOT NULL").format(
-        columns, name, _said("($1)", watch, table)
+    record = sql.SQL("INSERT INTO cdc_pusher.change {} SELECT {}r.said FROM (SELECT {}) AS r (said) WHERE r.said IS NOT NULL").format(
+        columns, name, _said(sql.SQL("($1)"), watch, table)
     )
     body = sql.SQL(_BODY).format(  # one constant text
         type=sql.SQL("jsonb" if watch.is_deferred else "text"),
         columns=columns,
         watch=name,
-        of_new=_said("NEW", watch, table),
-        of_old=_said("OLD", watch, table),
+        of_new=_said(sql.SQL("NEW"), watch, table),
+        of_old=_said(sql.SQL("OLD"), watch, table),
         same=_same(watch.columns),
         record=sql.Literal(record.as_string()),
-        channel=sql.Literal(CHANNEL),
+        notify=sql.SQL(_NOTIFY).format(channel=sql.Literal(CHANNEL)),
     )
     styles = STYLES if any(_named_columns(watch, table.styled)) else {}
     return Attachment(table=watch.table, name=watch.name, body=body.as_string(), styles=styles)
 
 
-def _said(row: str, watch: Watch, table: Table) -> sql.Composable:
-    """An expression for what one row says about its station: the id (NULL: of none), or the columns that the sub-select may name.
+def _said(row: sql.Composable, watch: Watch, table: Table) -> sql.Composable:
+    """An expression for what one row says about its station: the id (NULL: of none), or the columns that `station` may name.
 
-    A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
-    not see what others have yet to commit. A function is not called here: it would run with the rights of the trigger's owner. A column is
-    named without a query, which PL/pgSQL evaluates in a tenth of the time.
+    Anything but a column is not for the trigger: a sub-select would cost the CPO's transaction time, read rows that a serializable
+    transaction then depends on, and not see what others have yet to commit; a function, an operator or a cast would run with the rights of
+    the trigger's owner. A column is named without a query, which PL/pgSQL evaluates in a tenth of the time.
     """
-    if watch.is_deferred:
-        return _row_of(row, [*_named_columns(watch, table.columns), *table.domains])  # capture makes a row of them again
-    if (column := watch.station_column) is not None and column in table.columns:
-        return sql.SQL("{}.{}::text").format(sql.SQL(row), sql.Identifier(column))
-    query = "(SELECT ({})::text FROM (SELECT {}.*) AS {})"
-    return sql.SQL(query).format(sql.SQL(watch.station), sql.SQL(row), sql.Identifier(watch.alias))  # the operator's SQL; NEW or OLD
-
-
-def _row_of(row: str, columns: Sequence[str]) -> sql.Composable:
-    pairs = [sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column)) for column in dict.fromkeys(columns)]
+    if (column := watch.station_column) is not None:
+        return _spelled(row, column)
+    names = [*_named_columns(watch, table.columns), *table.domains]  # capture makes a row of them again
+    values = {name: _spelled(row, name) for name in names}
+    values |= {name: sql.SQL("({})::jsonb").format(values[name]) for name in table.json if name in values}
+    pairs = [sql.SQL("{}, {}").format(sql.Literal(name), value) for name, value in values.items()]
     parts = [pairs[start : start + MOST_PAIRS] for start in range(0, len(pairs), MOST_PAIRS)] or [[]]
     return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(part)) for part in parts)
+
+
+def _spelled(row: sql.Composable, column: str) -> sql.Composable:
+    """A value as its type writes it: the owner of the table can give the column another type at any time, with a cast of their own."""
+    value = sql.SQL("{}.{}").format(row, sql.Identifier(column))
+    return sql.SQL("CASE WHEN {0} IS NULL THEN NULL ELSE format('%s', {0}) END").format(value)
 
 
 def _named_columns(watch: Watch, table_columns: Collection[str]) -> Iterator[str]:
@@ -304,6 +311,8 @@ async def try_out(conn: Connection, watch: Watch) -> Table:
         raise MappingError(f"source.watch: {watch.table} is not a table; watch the tables behind it")
     if unseen := sorted({*_named_columns(watch, found.virtual), *(set(watch.columns or ()) & set(found.virtual))}):
         raise MappingError(f"source.watch {watch.table}: triggers cannot see generated columns that are not stored: {', '.join(unseen)}")
+    if watch.station_column not in (None, *found.columns):
+        raise MappingError(f'source.watch {watch.table}: column "{watch.station_column}" does not exist')
     columns = sql.SQL(", ").join(map(sql.Identifier, watch.columns or ())) if watch.columns else sql.SQL("1")
     table = sql.SQL(found.name)  # quoted by the database
     station = sql.SQL(watch.query)  # the operator's SQL
@@ -345,7 +354,7 @@ def _creation(attachment: Attachment, owner: str | None) -> list[sql.Composed]:
     function = sql.SQL("cdc_pusher.{}()").format(name)
     settings = sql.SQL(" ").join(sql.SQL("SET {} = {}").format(sql.Identifier(n), sql.Literal(v)) for n, v in attachment.styles.items())
     return [
-        sql.SQL(_FUNCTION).format(name=name, settings=settings, body=sql.SQL(attachment.body)),  # made of quoted parts
+        sql.SQL(_FUNCTION).format(name=name, settings=settings, body=sql.Literal(attachment.body)),
         sql.SQL("COMMENT ON FUNCTION {} IS {}").format(function, sql.Literal(attachment.version)),
         *([sql.SQL("ALTER FUNCTION {} OWNER TO {}").format(function, sql.Identifier(owner))] if owner else []),
         *(

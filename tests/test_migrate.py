@@ -1,11 +1,14 @@
 """The schema: made and unmade by migrations, equal to its description, commented, and closed to rows that cannot be."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
+from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, attach
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -127,11 +130,37 @@ def test_role_without_rights_is_told_so_in_one_line(dsn: str) -> None:
 
 
 def test_two_migrations_at_once_wait_for_each_other(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "50ms")
     with psycopg.connect(dsn) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('cdc_pusher migrate'))")
+        monkeypatch.setattr(migrate, "LOCK_TRIES", 2)
         with pytest.raises(CdcPusherError, match="lock timeout"):
-            migrate.to(psycopg.conninfo.make_conninfo(dsn))
+            migrate.to(dsn)
+        monkeypatch.setattr(migrate, "LOCK_TRIES", 50)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(migrate.to, dsn)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+            other.rollback()
+            waiting.result()
+
+
+def test_changes_are_recorded_while_a_migration_waits_for_the_log(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction of the CPO that has recorded a change stays open."""
+    monkeypatch.setattr(migrate, "LOCK_TRIES", 5)
+    run(dsn, TABLES)
+    migrate.to(dsn, "0005")
+    asyncio.run(attach(dsn, STATION, CONNECTOR))
+    with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as cpo, ThreadPoolExecutor() as pool:
+        holder.execute(CHARGE)
+        migrating, changes = pool.submit(migrate.to, dsn), 0
+        while not migrating.done():
+            changes += cpo.execute("UPDATE connector SET status = status || 'x' WHERE id = 3").rowcount
+        assert isinstance(migrating.exception(), CdcPusherError)
+        holder.commit()
+        migrate.to(dsn)
+        assert changes > 20
+        assert column(dsn, "SELECT count(*) FROM cdc_pusher.change") == [changes + 1]
+        assert column(dsn, "SELECT is_called FROM cdc_pusher.missed") == [False]
 
 
 # ── the description ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -61,7 +61,7 @@ async def test_rows_that_stations_share_are_recorded_whatever_writes_them(place:
     if statement.startswith("MERGE") and place.conn.info.server_version < 150000:
         pytest.skip("MERGE came with Postgres 15")
     place.run(statement)
-    assert sorted({row["id"] for row in place.noted(SHARED)}) == places
+    assert sorted({int(row["id"]) for row in place.noted(SHARED)}) == places
     assert (place.recorded(), place.missed()) == ([], 0)
 
 

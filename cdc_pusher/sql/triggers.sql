@@ -1,16 +1,17 @@
 -- name: table
 -- The table of a watch, properly quoted, what kind of relation it is, its columns, those that are virtual (NULL in every trigger), those
--- whose text depends on settings of the session, and those of a domain, which may refuse NULL.
+-- whose text depends on settings of the session, those of a domain, which may refuse NULL, and those that hold JSON.
 SELECT
     format('%%I.%%I', n.nspname, c.relname) AS name,
     c.relkind::text AS kind,
     coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attgenerated <> 'v'), '{}') AS columns,
     coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attgenerated = 'v'), '{}') AS virtual,
     coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (
-        WHERE t.typcategory IN ('D', 'T', 'A', 'C')
+        WHERE t.typcategory IN ('D', 'T', 'A', 'C', 'R')
            OR t.oid = ANY ('{bytea,real,double precision}'::regtype[])
     ), '{}') AS styled,
-    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.typtype = 'd'), '{}') AS domains
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.typtype = 'd'), '{}') AS domains,
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.oid = ANY ('{json,jsonb}'::regtype[])), '{}') AS json
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n
     ON n.oid = c.relnamespace
