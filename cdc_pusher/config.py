@@ -115,7 +115,7 @@ class Watch(_Section):
 
     @property
     def is_deferred(self) -> bool:
-        """Whether `station` is not for the trigger, which runs with its owner's rights: anything but the name of a column may call a function.
+        """Whether `station` is not for the trigger, which runs with its owner's rights: whatever is not a column may call a function.
 
         >>> [Watch(table="t", station=s).is_deferred for s in ("id", 't."Id"', "a || '-' || b", "id::text", "(SELECT 1)")]
         [False, False, True, True, True]

@@ -32,7 +32,7 @@ from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.delivery import Lane
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.gauges import Gauges
-from cdc_pusher.horizon import SHARE, SLOW_S
+from cdc_pusher.horizon import Pace
 from cdc_pusher.intake import Intake
 from cdc_pusher.lease import Leases, daemon_name
 from cdc_pusher.listen import Listener
@@ -220,6 +220,7 @@ class Daemon:
             self._wake_intake()
 
     async def _pulse(self, conn: Connection, part: Part) -> None:
+        pace = Pace()
         while not part.stop.is_set():
             began = time.monotonic()
             found = await enqueue.pulse(conn, list(self._settings.emp))
@@ -231,7 +232,7 @@ class Daemon:
                     log.error("triggers could not record changes; all stations are gone through", missed=missed)
                 if found.changes or found.walks or found.missed:
                     self._wake_intake()
-            await part.pause(max(self._settings.daemon.poll_interval_s, took_s / SHARE if took_s > SLOW_S else 0.0))
+            await part.pause(max(self._settings.daemon.poll_interval_s, pace.pause_s(took_s)))
 
     # ── what systemd and people see ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -28,7 +28,7 @@ from cdc_pusher.database import Connection
 from cdc_pusher.errors import LeaseLost
 from cdc_pusher.failover import Records
 from cdc_pusher.health import Health
-from cdc_pusher.horizon import SHARE
+from cdc_pusher.horizon import Pace
 from cdc_pusher.lease import Lease, end_predecessor
 from cdc_pusher.memory import Memory
 from cdc_pusher.model import Kind
@@ -82,6 +82,7 @@ class Lane:
         self._records = Records(name, memory, epoch=lease.epoch, claim_s=self._claim_s, quiet_s=settings.quiet_time_s)
         self._results = memory.results
         self._check_at = float("-inf")
+        self._check_pace = Pace()
         self._horizon = claims.due_from_the_start()
 
     async def run(self, conn: Connection, part: Part) -> None:
@@ -182,11 +183,12 @@ class Lane:
 
     async def _check(self, conn: Connection, now: float) -> None:
         """Now and then: claims whose daemon has died, and messages that wait for too long."""
+        began = now_s()
         if expired := await claims.expire(conn, self.name):
             log.warning("claims ran out, their messages are sent again", emp=self.name, claims=expired)
             self._changed()
         await claims.promote(conn, self.name)
-        self._check_at = now + max(CHECK_S, (now_s() - now) / SHARE)
+        self._check_at = now + max(CHECK_S, self._check_pace.pause_s(now_s() - began))
 
     def _room(self, now: float, answered: int) -> int:
         """How many more messages may be claimed: none that could not be sent in time."""

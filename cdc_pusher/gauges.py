@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from cdc_pusher import metrics, report, triggers
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
+from cdc_pusher.horizon import Pace
 
 COUNT_STATIONS_EVERY_S = 300.0
-VERIFY_TRIGGERS_EVERY_S = 45.0  # at most: a query or two for each watch
+VERIFY_TRIGGERS_EVERY_S = 45.0  # with every second refresh: a query or two for each watch
 SHARE = 0.02  # of the time at most goes into looking: it goes through the outbox
 
 
@@ -60,7 +61,7 @@ class Gauges:
         metrics.refreshed.set_to_current_time()
         metrics.expose_the_database()
         took_s = time.monotonic() - began
-        self._next_at = began + took_s / SHARE
+        self._next_at = began + self._pace.pause_s(took_s)
         self.figures = Figures(
             at=time.monotonic(),
             trigger_faults=self._trigger_faults,

@@ -7,7 +7,7 @@ is lost by that, and looking from the start takes no more than `SHARE` of the ti
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,26 @@ T = TypeVar("T", int, datetime)
 
 
 @dataclass(slots=True)
+class Pace:
+    """How often to look where a look may take long: for `share` of the time.
+
+    One look that took long may have waited for a lock, and says nothing of the next one; two do.
+    """
+
+    share: float = SHARE
+    _took_s: float = 0.0
+
+    def pause_s(self, took_s: float) -> float:
+        """How long to wait after a look that took so many seconds.
+
+        >>> pace = Pace(); [pace.pause_s(took_s) for took_s in (2.0, 0.001, 0.5, 0.2, 0.5)]
+        [0.0, 0.0, 0.0, 4.0, 4.0]
+        """
+        took_s, self._took_s = min(took_s, self._took_s), took_s
+        return took_s / self.share if took_s > SLOW_S else 0.0
+
+
+@dataclass(slots=True)
 class Horizon(Generic[T]):
     """Of one loop and one connection: on another server, numbers and times mean something else.
 
@@ -26,6 +46,7 @@ class Horizon(Generic[T]):
     """
 
     ends: dict[int, T]
+    _pace: Pace = field(default_factory=Pace)
     _next_at: float = float("-inf")
 
     @property
@@ -39,14 +60,16 @@ class Horizon(Generic[T]):
         >>> horizon = Horizon({0: 0})
         >>> horizon.looked(10.0, took_s=0.001); horizon.from_the_start(10.0)
         True
-        >>> horizon.looked(10.0, took_s=0.5); horizon.from_the_start(11.0), horizon.from_the_start(20.1)
+        >>> horizon.looked(9.0, took_s=0.5); horizon.looked(10.0, took_s=0.5)
+        >>> horizon.from_the_start(11.0), horizon.from_the_start(20.1)
         (False, True)
         """
         return now >= self._next_at
 
     def looked(self, now: float, took_s: float) -> None:
         """A look from the start has ended, after so many seconds."""
-        self._next_at = now + took_s / SHARE if took_s > SLOW_S else float("-inf")
+        pause_s = self._pace.pause_s(took_s)
+        self._next_at = now + pause_s if pause_s else float("-inf")
 
     def found(self, rows: Iterable[tuple[int, T]], *, up_to: T, complete: bool) -> None:
         """A look has found these rows (priority and number or time): the next one may begin after them.

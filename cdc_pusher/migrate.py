@@ -100,7 +100,8 @@ def _patiently(migration: Callable[[], None]) -> None:
     """Try again, all of it, until every lock is to be had at once."""
     for left in reversed(range(LOCK_TRIES)):
         try:
-            return migration()
+            migration()
+            break
         except CdcPusherError as error:
             cause = error.__cause__
             if not left or not (isinstance(cause, DBAPIError) and isinstance(cause.orig, psycopg.errors.LockNotAvailable)):

@@ -127,7 +127,7 @@ async def test_backslash_in_a_watch_disturbs_nobody_whatever_the_writing_session
 
 
 async def test_dollar_signs_in_the_name_of_a_column_are_its_own(bare: Cpo) -> None:
-    bare.run('ALTER TABLE connector ADD COLUMN "$cdc_pusher$" text DEFAULT \'b\'')
+    bare.run("ALTER TABLE connector ADD COLUMN \"$cdc_pusher$\" text DEFAULT 'b'")
     await attach(bare.dsn, Watch(table="public.connector", station='"$cdc_pusher$"'))
     bare.run(CHARGE)
     assert bare.recorded() == ["b"]

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, Cpo, attach, run
 
-from cdc_pusher import migrate, triggers
+from cdc_pusher import migrate
 from cdc_pusher.config import Watch
 from cdc_pusher.database import connect
 from cdc_pusher.embedded import EmbeddedPostgres

@@ -1,18 +1,20 @@
 """One run: the CPO writes, faults of one kind strike, then everything is mended and has to come to rest, and is judged."""
 
 import asyncio
+import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig import KEY
+import psycopg
+from rig import KEY, until
 from verdict import beside_stopped_senders, concerned, evses, story, verdict
 from workload import Workload
 
-from faults.kinds import KINDS, Kind
+from faults.kinds import Kind
 from faults.stage import Stage, stage
 
 LEAVE_INVALID = 2
@@ -20,8 +22,8 @@ PATIENCE_S = 120.0
 MOST_MB = 150.0
 HOUR_S = 3600.0
 STOP_S = 10.0
+SESSION_S = 5.0  # until a server has noticed that a client has gone
 MARGIN_S = 0.5  # what an EMP has answered is recorded by then, where nothing is broken
-LATE_S = 10.0  # a request that was sent so long ago is done with: a claim and the quiet time are over
 
 OWN_TABLES = (
     "SELECT format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
@@ -55,25 +57,18 @@ async def run(kind: Kind, seed: int, directory: Path, checkout: Path | None = No
     """Play one run, of the program in another `checkout` if one is given."""
     async with stage(kind.needs, directory, f"{seed} {kind.name}", checkout) as made:
         made.workload = Workload(made.dsn, seed, HOUR_S, stubborn=kind.cuts_cpo)
-        await made.workload.build()
-        for _ in range(kind.needs.daemons):
-            made.start()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(made.workload.run(), name="workload")
-            await _torment(made, kind)
-            made.workload.finish()
-        recovery_s, peak_mb, wrong = 0.0, 0.0, []
+        recovery_s, peak_mb = math.nan, math.nan
         try:
-            await made.workload.end(LEAVE_INVALID)
+            await _play(made, kind)
             recovery_s = await made.rig.quiet(PATIENCE_S)
             peak_mb = max(daemon.peak_mb for daemon in made.daemons if daemon.exit_code is None)
-            wrong = [line async for line in _wrong(made, kind, peak_mb)]
-        except AssertionError as error:
-            wrong = str(error).splitlines()
+            wrong = await _wrong(made, kind, peak_mb)
+        except* (AssertionError, psycopg.Error) as errors:
+            wrong = [line for error in _leaves(errors) for line in (*str(error).splitlines(), *made.rig.said.splitlines()[-20:])]
         return Outcome(
             kind=kind.name,
             seed=seed,
-            injected=_injected(made, kind),
+            injected=_injected(made),
             messages=sum(entry["applied"] for emp in made.emps.values() for entry in emp.ledger),
             duplicates=sum(len(list(duplicates(emp.ledger))) for emp in made.emps.values()),
             recovery_s=recovery_s,
@@ -83,49 +78,77 @@ async def run(kind: Kind, seed: int, directory: Path, checkout: Path | None = No
         )
 
 
+async def _play(made: Stage, kind: Kind) -> None:
+    """Everything until the faults are over, and what the CPO does last."""
+    await made.workload.build()
+    for _ in range(kind.needs.daemons):
+        made.start()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(made.workload.run(), name="workload")
+        await _torment(made, kind)
+        made.workload.finish()
+    await made.workload.end(LEAVE_INVALID)
+
+
+def _leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in errors.exceptions:
+        yield from _leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
+
+
 async def _torment(made: Stage, kind: Kind) -> None:
     strikes = list(kind.strikes)
     random.Random(made.chance.random()).shuffle(strikes)
     await made.pause(1.5, 2.0)
     for strike in strikes:
-        await strike(made)
-        made.injected[getattr(strike, "__name__", "fault")] += not hasattr(strike, "__wrapped__")
+        if (what := await strike(made)) is not None:
+            made.injected[what] += 1
         made.revive()
         await made.pause(0.3, 2.0)
 
 
-def _injected(made: Stage, kind: Kind) -> Counter[str]:
+def _injected(made: Stage) -> Counter[str]:
     """What has struck, by name; of an EMP's faults each request that met one."""
-    met = Counter(entry["outcome"] for emp in made.emps.values() for entry in emp.ledger if entry["outcome"].startswith("fault:"))
-    return Counter({name: count for name, count in made.injected.items() if name != "strike"}) + met
+    met = [entry["outcome"].partition(":") for emp in made.emps.values() for entry in emp.ledger]
+    return made.injected + Counter(f"EMP: {fault}" for outcome, _, fault in met if outcome == "fault")
 
 
-async def _wrong(made: Stage, kind: Kind, peak_mb: float) -> Any:
-    """Everything that is not as it should be, with the story of the first complaints of each EMP."""
-    for name, emp in made.emps.items():
-        forgiven = beside_stopped_senders(emp) if kind.needs.daemons > 1 else 0
-        says = made.kinds[name]
-        found = await verdict(made.rig, name, emp, made.workload, says, forgiven=forgiven, goes_back=kind.goes_back)
-        if not kind.goes_back:
-            found += [f"'{entry['key']}' was sent again without a cause (request {entry['seq']})" for entry in causeless(emp.ledger, made.faults)]
-        for line in found:
-            yield f"{name}: {line}"
-        if found:
-            yield await made.rig.dump(*concerned(found))
-            for line in story(emp, concerned(found)):
-                yield line
+async def _wrong(made: Stage, kind: Kind, peak_mb: float) -> list[str]:
+    """Everything that is not as it should be, with the story of the first complaints about each EMP."""
+    found = [line for name in made.emps for line in await _wrong_at(made, kind, name)]
     if peak_mb > MOST_MB:
-        yield f"a daemon has held {peak_mb:.0f} MB"
+        found.append(f"a daemon has held {peak_mb:.0f} MB")
     for table in await made.rig.sql(OWN_TABLES):
         if await made.rig.value(f"SELECT count(*) FROM {table['name']} AS t WHERE t::text LIKE %(key)s", key=f"%{KEY}%"):
-            yield f"the API key is in {table['name']}"
+            found.append(f"the API key is in {table['name']}")
+    return found + [line async for line in _wrong_in_the_end(made)]
+
+
+async def _wrong_at(made: Stage, kind: Kind, name: str) -> list[str]:
+    emp = made.emps[name]
+    forgiven = beside_stopped_senders(emp) if kind.needs.daemons > 1 else 0
+    found = await verdict(made.rig, name, emp, made.workload, made.kinds[name], forgiven=forgiven, goes_back=kind.goes_back)
+    if not kind.goes_back:
+        again = causeless(emp.ledger, made.faults)
+        found += [f"'{entry['key']}' was sent again without a cause (request {entry['seq']})" for entry in again]
+    if not found:
+        return []
+    return [f"{name}: {line}" for line in found] + [await made.rig.dump(*concerned(found)), *story(emp, concerned(found))]
+
+
+async def _wrong_in_the_end(made: Stage) -> AsyncIterator[str]:
+    """What is left of daemons that are told to end."""
     for daemon in list(made.daemons):
         took_s = await daemon.stop()
         if took_s > STOP_S:
             yield f"a daemon with nothing to do took {took_s:.1f} s to end"
-    for what, count in (await made.rig.sql(LEFT))[0].items():
-        if count:
-            yield f"{count} {what} are left when all daemons have ended"
+    try:
+        await until(lambda: _nothing_is_left(made), "sessions end", SESSION_S)
+    except AssertionError:
+        yield f"when all daemons have ended, there are left: {(await made.rig.sql(LEFT))[0]}"
+
+
+async def _nothing_is_left(made: Stage) -> bool:
+    return not any((await made.rig.sql(LEFT))[0].values())
 
 
 def duplicates(ledger: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -147,15 +170,14 @@ def duplicates(ledger: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[st
 
 
 def causeless(ledger: Sequence[Mapping[str, Any]], faults: Sequence[tuple[float, float]]) -> Iterator[Mapping[str, Any]]:
-    """Stations that were sent again although nothing was broken when they were accepted, nor any request shortly before that."""
+    """Stations that were sent again although it is sure what became of the two requests before (the earlier may be processed late)."""
     of_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in ledger:
         of_key[entry["key"]].append(entry)
     for entry, before in duplicates(ledger):
-        if entry["kind"] == "station":
-            lately = [e for e in of_key[entry["key"]] if before["received_at"] - LATE_S <= e["received_at"] <= before["received_at"]]
-            if not any(_is_unsure(e, faults) for e in lately):
-                yield entry
+        earlier = [e for e in of_key[entry["key"]] if e["seq"] <= before["seq"]]
+        if entry["kind"] == "station" and not any(_is_unsure(e, faults) for e in earlier[-2:]):
+            yield entry
 
 
 def _is_unsure(entry: Mapping[str, Any], faults: Sequence[tuple[float, float]]) -> bool:
@@ -163,8 +185,3 @@ def _is_unsure(entry: Mapping[str, Any], faults: Sequence[tuple[float, float]]) 
     answered_at = entry["finished_at"] or float("inf")
     broken = any(began - MARGIN_S <= answered_at and entry["received_at"] <= ended + MARGIN_S for began, ended in faults)
     return broken or entry["outcome"].startswith("fault:")
-
-
-def of(kind: str) -> Kind:
-    """The kind of that name."""
-    return KINDS[kind]

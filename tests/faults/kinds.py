@@ -1,9 +1,8 @@
-"""The kinds of faults. A strike is one fault: it breaks something, and mends it again."""
+"""The kinds of faults. A strike is one fault: it breaks something, mends it again, and says what it was (None: it did not come to it)."""
 
 import asyncio
 import functools
 import signal
-import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from rig import Daemon, until
+from rig import until
 
 from cdc_pusher import enqueue
 from cdc_pusher.database import connect
 from faults.points import OF_WALKS, POINTS, Do, armed
 from faults.stage import Needs, Stage
 
-Strike = Callable[[Stage], Awaitable[None]]
+Strike = Callable[[Stage], Awaitable[str | None]]
 
 TOGETHER = {"alpha": "send", "beta": "hold", "gamma": "replace"}
+LEASES_RUN_OUT = "UPDATE cdc_pusher.lease SET expires_at = clock_timestamp()"  # nobody lives who could hold one
 OURS = "datname = current_database() AND application_name LIKE 'cdc-pusher %%'"
-NOT_REACHED_S = 4.0
+NOT_REACHED_S = 6.0
 EMP_FAULTS: Sequence[dict[str, Any]] = (
     {"kind": "delay", "seconds": [0, 0.4]},
     {"kind": "http", "status": 500},
@@ -53,38 +53,30 @@ class Kind:
 
 
 def at(point: str, do: Do) -> Strike:
-    """A daemon is struck at this place; other daemons, if there are any, go on."""
+    """A daemon is struck at this place; another one, if there is one, goes on."""
 
-    async def strike(stage: Stage) -> None:
-        if stage.daemons:
-            await stage.daemons[-1].stop()
-            await stage.end(stage.daemons[-1])
+    async def strike(stage: Stage) -> str | None:
+        await stage.daemons[-1].stop()
+        stage.daemons.pop()
         told = stage.directory / "struck"
         told.unlink(missing_ok=True)
         daemon = stage.start(armed(point, stage.chance.choice((1, 1, 2, 4)), do, told, cut=stage.database.port))
-        if point in OF_WALKS or "asleep" in point:
-            await until(lambda: '"event": "ready"' in daemon.said or told.exists(), "the daemon is ready")
+        await until(lambda: told.exists() or '"event": "ready"' in daemon.said, "the daemon is ready")
+        if point in OF_WALKS:
             await resync(stage)
         with suppress(AssertionError):
             await until(told.exists, "the place is reached", NOT_REACHED_S)
-            stage.injected[f"{do} when {point}"] += 1
         with stage.broken():
-            await _after(stage, daemon, do, struck=told.exists())
+            if do == "kill":
+                await daemon.kill()
+                await stage.rig.sql(LEASES_RUN_OUT if stage.daemons == [daemon] else "SELECT 1")
+            elif do == "stop":
+                await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)) if told.exists() else 0)
+                daemon.send_signal(signal.SIGCONT)
         stage.revive()
-        await stage.pause(0.2, 1.0)
+        return f"{do} when {point}" if told.exists() else None
 
     return strike
-
-
-async def _after(stage: Stage, daemon: Daemon, do: Do, *, struck: bool) -> None:
-    match do:
-        case "kill":
-            await daemon.kill() if not struck else await asyncio.to_thread(daemon.wait)
-        case "stop" if struck:
-            await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)))
-            daemon.send_signal(signal.SIGCONT)
-        case _:
-            pass
 
 
 async def resync(stage: Stage) -> None:
@@ -97,53 +89,60 @@ async def resync(stage: Stage) -> None:
 # ── the process ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def killed(stage: Stage) -> None:
+async def killed(stage: Stage) -> str | None:
     """SIGKILL, at any moment."""
     with stage.broken():
         await stage.chance.choice(stage.daemons).kill()
     stage.revive()
+    return "SIGKILL"
 
 
-async def ended(stage: Stage) -> None:
+async def ended(stage: Stage) -> str | None:
     """SIGTERM: everything that is under way is finished."""
     with stage.broken():
         took_s = await stage.chance.choice(stage.daemons).stop()
     assert took_s < 10, f"SIGTERM took {took_s:.1f} s"
     stage.revive()
+    return "SIGTERM"
 
 
-async def paused(stage: Stage) -> None:
+async def paused(stage: Stage) -> str | None:
     """SIGSTOP, and SIGCONT when others have taken over, or not yet."""
     daemon = stage.chance.choice(stage.daemons)
     with stage.broken():
         daemon.send_signal(signal.SIGSTOP)
         await asyncio.sleep(stage.chance.choice((0.5, 3.0, 9.0, 12.0)))
         daemon.send_signal(signal.SIGCONT)
+    return "SIGSTOP, SIGCONT"
 
 
 # ── the database ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def sessions_ended(stage: Stage) -> None:
+async def sessions_ended(stage: Stage) -> str | None:
     """The database ends sessions of the daemons."""
     with stage.broken():
         share = stage.chance.choice((0.3, 1.0))
         await stage.rig.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < %(share)s", share=share)
+    return "sessions terminated"
 
 
-async def server_crashed(stage: Stage) -> None:
+async def server_crashed(stage: Stage) -> str | None:
     """Immediate shutdown, and crash recovery."""
     with stage.broken():
         async with stage.without_server():
             await asyncio.sleep(stage.chance.choice((0.0, 2.0)))
+    return "immediate shutdown"
 
 
-async def disk_full(stage: Stage) -> None:
+async def disk_full(stage: Stage) -> str | None:
     """No byte is left on the server's disk, for three seconds."""
     directory = Path(stage.server.host)
     filling = directory.parent / "filling"
     with stage.broken():
-        subprocess.run(["dd", "if=/dev/zero", f"of={filling}", "bs=64k"], capture_output=True)  # ends with: no space left
+        with suppress(OSError), filling.open("wb", buffering=0) as file:  # no space left
+            while file.write(bytes(1 << 16)):
+                pass
         await asyncio.sleep(3.0)
         filling.unlink()
         try:
@@ -152,25 +151,28 @@ async def disk_full(stage: Stage) -> None:
             async with stage.without_server():
                 pass
     await stage.rig.connect_again()
+    return "disk full"
 
 
-async def database_unreachable(stage: Stage) -> None:
+async def database_unreachable(stage: Stage) -> str | None:
     """Nothing arrives, and no connection ends."""
     with stage.broken():
         stage.database.cut()
         await asyncio.sleep(stage.chance.choice((1.0, 4.0, 9.0)))
         stage.database.mend()
+    return "database cut off"
 
 
-async def database_far(stage: Stage) -> None:
+async def database_far(stage: Stage) -> str | None:
     """Every packet takes long, and some are lost and sent again."""
     with stage.broken():
         stage.database.delay_s = functools.partial(_weather, stage)
         await asyncio.sleep(4.0)
         stage.database.delay_s = None
+    return "database far away"
 
 
-async def tables_locked(stage: Stage) -> None:
+async def tables_locked(stage: Stage) -> str | None:
     """Somebody rewrites our tables (VACUUM FULL, say) and holds the locks for a while."""
     with stage.broken():
         async with await psycopg.AsyncConnection.connect(stage.dsn) as conn:
@@ -178,12 +180,13 @@ async def tables_locked(stage: Stage) -> None:
             await conn.execute(f"LOCK TABLE cdc_pusher.{table} IN ACCESS EXCLUSIVE MODE" if table != "missed" else LOCK_MISSED)
             await asyncio.sleep(stage.chance.choice((0.5, 2.0)))
             await conn.rollback()
+    return "our tables locked"
 
 
 LOCK_MISSED = "ALTER SEQUENCE cdc_pusher.missed CACHE 1"
 
 
-async def queue_full(stage: Stage) -> None:
+async def queue_full(stage: Stage) -> str | None:
     """The queue of notifications fills up, since somebody who listens does not read."""
     async with (
         await psycopg.AsyncConnection.connect(stage.dsn) as deaf,
@@ -197,29 +200,36 @@ async def queue_full(stage: Stage) -> None:
                 while True:
                     await loud.execute("SELECT pg_notify('elsewhere', repeat('x', 7900) || n) FROM generate_series(1, 8) AS n")
             await asyncio.sleep(3.0)
+    return "notifications full"
 
 
-async def clock_set(stage: Stage) -> None:
+async def clock_set(stage: Stage) -> str | None:
     """The clock of the database's machine is set: an hour ahead, or back."""
     assert stage.clock is not None
     with stage.broken():
         stage.clock.write_text(stage.chance.choice(("+3600", "-3600", "+0", "+30", "-30")))
         await asyncio.sleep(4.0)
+    return "clock set"
 
 
-async def restored(stage: Stage) -> None:
+async def restored(stage: Stage) -> str | None:
     """A dump is put back: the database is as it was some seconds ago, the EMP is not."""
     binaries, dump = stage.server.bin, stage.directory / "dump"
-    run = functools.partial(asyncio.to_thread, subprocess.run, check=True, capture_output=True)
-    await run([str(binaries / "pg_dump"), "-Fc", "-f", str(dump), stage.dsn])
+    await _run(str(binaries / "pg_dump"), "-Fc", "-f", str(dump), stage.dsn)
     await stage.pause(2.0, 4.0)
     async with await psycopg.AsyncConnection.connect(stage.server.dsn("template1"), autocommit=True) as conn:
         await conn.execute("CREATE DATABASE restored")
-        await run([str(binaries / "pg_restore"), "-d", stage.server.dsn("restored"), "--single-transaction", str(dump)])
+        await _run(str(binaries / "pg_restore"), "-d", stage.server.dsn("restored"), "--single-transaction", str(dump))
         with stage.broken():
             await conn.execute("DROP DATABASE postgres WITH (FORCE)")
             await conn.execute("ALTER DATABASE restored RENAME TO postgres")
     await stage.rig.connect_again()
+    return "dump restored"
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0, command
 
 
 # ── the EMP ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,41 +238,45 @@ async def restored(stage: Stage) -> None:
 def emp_fault(fault: dict[str, Any]) -> Strike:
     """For two seconds, every third request meets this."""
 
-    async def strike(stage: Stage) -> None:
+    async def strike(stage: Stage) -> str | None:
         emp = stage.emps[stage.chance.choice(sorted(stage.emps))]
         with stage.broken():
             emp.set_faults([{**fault, "probability": 0.3}], seed=stage.chance.randrange(1 << 30))
             await asyncio.sleep(2.0)
             emp.set_faults([])
+        return None  # each request that met it counts
 
     return strike
 
 
-async def emp_unreachable(stage: Stage) -> None:
+async def emp_unreachable(stage: Stage) -> str | None:
     """Nothing arrives, and no connection ends."""
     wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
     with stage.broken():
         wire.cut()
         await asyncio.sleep(stage.chance.choice((0.5, 2.0, 5.0)))
         wire.mend()
+    return "EMP cut off"
 
 
-async def emp_gone(stage: Stage) -> None:
+async def emp_gone(stage: Stage) -> str | None:
     """Connections break, and none is taken."""
     wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
     with stage.broken():
         wire.refuse()
         await asyncio.sleep(stage.chance.choice((0.2, 2.0)))
         wire.mend()
+    return "EMP gone"
 
 
-async def emp_far(stage: Stage) -> None:
+async def emp_far(stage: Stage) -> str | None:
     """Every packet takes long, and some are lost and sent again."""
     wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
     with stage.broken():
         wire.delay_s = functools.partial(_weather, stage)
         await asyncio.sleep(4.0)
         wire.delay_s = None
+    return "EMP far away"
 
 
 def _weather(stage: Stage) -> float:

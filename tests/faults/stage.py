@@ -173,7 +173,12 @@ def _clock(file: Path | None) -> Iterator[None]:
         return
     file.write_text("+0")
     shutil.chown(file, "nobody") if os.geteuid() == 0 else None
-    settings = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    settings = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
     os.environ.update(settings)
     try:
         yield
