@@ -31,6 +31,7 @@ class Gauges:
     """Read the figures now and then, and set the gauges."""
 
     figures: Figures | None = None
+    _pace: Pace = field(default_factory=lambda: Pace(share=SHARE))
     _next_at: float = float("-inf")
     _stations_at: float = float("-inf")
     _triggers_at: float = float("-inf")

@@ -32,7 +32,7 @@ metadata = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s", "ix": "%(table_name)s_%(column_0_N_name)s"},
 )
 
-# Read by the trigger outside any snapshot (only DDL on it waits for its lock): 2 while the daemon sleeps and wants a NOTIFY, 1 while it polls.
+# Read by the trigger outside any snapshot (only DDL waits for its lock): 2 while the daemon sleeps and wants a NOTIFY, 1 while it polls.
 asleep = Sequence("asleep", metadata=metadata, start=1, minvalue=1, maxvalue=2, cycle=True)
 # Counted up by the trigger whenever it could not record a change; the daemon answers with a sweep.
 missed = Sequence("missed", metadata=metadata, start=1, minvalue=1)

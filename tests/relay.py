@@ -46,9 +46,12 @@ class Relay:
             else:
                 there, back = await asyncio.open_unix_connection(self._target)
             self._writers.add(back)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, back, counted=True), name="there")
-                group.create_task(self._pump(there, writer, counted=False), name="back")
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._pump(reader, back, counted=True), name="there")
+                    group.create_task(self._pump(there, writer, counted=False), name="back")
+            finally:
+                back.close()  # one that was reset, too
         except* OSError:
             pass
         finally:

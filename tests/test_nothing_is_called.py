@@ -1,4 +1,4 @@
-"""The triggers' function calls nothing that the CPO could have put there, and what it notes of a row is worth as much to capture as the row.
+"""The triggers' function calls nothing that the CPO could have put there, and what it notes of a row is to capture what the row was.
 
 Who owns a table may do less than who owns the triggers' function, and can give its columns other types at any time.
 """
@@ -12,8 +12,8 @@ from cdc_pusher.config import SourceSettings, Watch
 from cdc_pusher.source import Source
 
 STATIONS = """
-SELECT id AS station_id, id AS name, 50 AS latitude, 7 AS longitude, 'S' AS street, '1' AS street_number, 'C' AS city, '1' AS zip, 'DE' AS country,
-    '1' AS phone, '8ps' AS cpo, true AS is_open_24
+SELECT id AS station_id, id AS name, 50 AS latitude, 7 AS longitude, 'S' AS street, '1' AS street_number, 'C' AS city, '1' AS zip,
+    'DE' AS country, '1' AS phone, '8ps' AS cpo, true AS is_open_24
 FROM public.station
 """
 CONNECTORS = "SELECT station_id, id::text AS evse_id, 'Type2' AS type, 22 AS speed_kw, status FROM public.connector"

@@ -29,6 +29,7 @@ async def verdict(
     return [
         *oracle.differences(expected, sandbox, reasons),
         *oracle.wrong_rows(expected, reasons, await rigged.sql("SELECT * FROM cdc_pusher.outbox WHERE emp = %(emp)s", emp=name)),
+        *await _untold(rigged, name, expected),
         *oracle.without_statuses_after(sandbox, expected, reasons),
         *(() if goes_back else oracle.went_back_stations(sandbox)),
         *(() if goes_back else oracle.went_back_statuses(sandbox, history, workload.committed_after)),
@@ -36,6 +37,15 @@ async def verdict(
         *oracle.refusals(sandbox, connectors_may_change=kind == "send"),
         *(["a daemon said Traceback"] if "Traceback" in rigged.said else ()),
         *(["the API key is in what a daemon said"] if KEY in rigged.said else ()),
+    ]
+
+
+async def _untold(rigged: Rig, emp: str, expected: oracle.Expected) -> list[str]:
+    """Stations that cannot be sent, and of which people are not told why."""
+    told = "SELECT key FROM cdc_pusher.outbox WHERE emp = %(emp)s AND kind = 'station' AND state = 'held' AND reason <> ''"
+    return [
+        f"'{station}' cannot be sent, and nothing says so"
+        for station in expected.wrong - {r["key"] for r in await rigged.sql(told, emp=emp)}
     ]
 
 

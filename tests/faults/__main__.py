@@ -1,33 +1,22 @@
 """`python -m faults`: the campaign, or the proof that it notices what it should (`--mutants`)."""
 
 import argparse
-import asyncio
 import os
 import statistics
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from faults import mutants
-from faults.campaign import Outcome, run
+from faults.campaign import Outcome, play
 from faults.kinds import KINDS
 
 AT_ONCE = 2
-
-
-def play(kind: str, seed: int, mutant: str | None = None) -> Outcome:
-    """One run, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="cdc-faults-") as directory:
-        Path(directory).chmod(0o755)
-        checkout = mutants.made(mutant, Path(directory)) if mutant else None
-        return asyncio.run(run(KINDS[kind], seed, Path(directory), checkout))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +60,17 @@ def _tables(outcomes: Sequence[Outcome]) -> tuple[Table, Table]:
     of_kind: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         of_kind[outcome.kind].append(outcome)
-    columns = ("faults of the kind", "runs", "faults", "transactions", "messages", "duplicates a fault", "quiet after s, most", "MB", "violations")
+    columns = (
+        "faults of the kind",
+        "runs",
+        "faults",
+        "transactions",
+        "messages",
+        "duplicates a fault",
+        "quiet after s, most",
+        "MB",
+        "violations",
+    )
     table, struck = Table(*columns), Table("fault", "times")
     for kind, found in sorted(of_kind.items()):
         faults = sum(sum(outcome.injected.values()) for outcome in found)

@@ -14,7 +14,7 @@ from rig import until
 
 from cdc_pusher import enqueue
 from cdc_pusher.database import connect
-from faults.points import OF_WALKS, POINTS, Do, armed
+from faults.points import CAPTURE, DELIVERY, LEASES, WALKS, Do, armed
 from faults.stage import Needs, Stage
 
 Strike = Callable[[Stage], Awaitable[str | None]]
@@ -22,7 +22,16 @@ Strike = Callable[[Stage], Awaitable[str | None]]
 TOGETHER = {"alpha": "send", "beta": "hold", "gamma": "replace"}
 LEASES_RUN_OUT = "UPDATE cdc_pusher.lease SET expires_at = clock_timestamp()"  # nobody lives who could hold one
 OURS = "datname = current_database() AND application_name LIKE 'cdc-pusher %%'"
+OLDEST_S = """
+SELECT coalesce(extract(epoch FROM max(clock_timestamp() - changed_at))::float, 0)
+FROM cdc_pusher.outbox
+WHERE emp = %(emp)s
+  AND state IN ('pending', 'in_flight')
+  AND next_attempt_at IS NOT NULL
+  AND reason IS NULL
+"""
 NOT_REACHED_S = 6.0
+BESIDE_S = 4.0  # beside an EMP that hangs; on a busy machine a change takes a second
 EMP_FAULTS: Sequence[dict[str, Any]] = (
     {"kind": "delay", "seconds": [0, 0.4]},
     {"kind": "http", "status": 500},
@@ -60,9 +69,9 @@ def at(point: str, do: Do) -> Strike:
         stage.daemons.pop()
         told = stage.directory / "struck"
         told.unlink(missing_ok=True)
-        daemon = stage.start(armed(point, stage.chance.choice((1, 1, 2, 4)), do, told, cut=stage.database.port))
+        daemon = stage.start(armed(point, stage.chance.choice((1, 1, 2, 4)), do, told, cut=stage.database.port, program=stage.checkout))
         await until(lambda: told.exists() or '"event": "ready"' in daemon.said, "the daemon is ready")
-        if point in OF_WALKS:
+        if point in WALKS:
             await resync(stage)
         with suppress(AssertionError):
             await until(told.exists, "the place is reached", NOT_REACHED_S)
@@ -70,8 +79,10 @@ def at(point: str, do: Do) -> Strike:
             if do == "kill":
                 await daemon.kill()
                 await stage.rig.sql(LEASES_RUN_OUT if stage.daemons == [daemon] else "SELECT 1")
+            elif not told.exists():
+                await daemon.kill()  # before it comes to the place after all
             elif do == "stop":
-                await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)) if told.exists() else 0)
+                await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)))
                 daemon.send_signal(signal.SIGCONT)
         stage.revive()
         return f"{do} when {point}" if told.exists() else None
@@ -279,6 +290,20 @@ async def emp_far(stage: Stage) -> str | None:
     return "EMP far away"
 
 
+async def one_hangs(stage: Stage) -> str | None:
+    """One EMP answers nothing any more, and the others notice nothing of it."""
+    hangs, *others = sorted(stage.emps)
+    with stage.broken():
+        stage.emps[hangs].set_faults([{"kind": "hang"}])
+        for _ in range(4):
+            await asyncio.sleep(2.0)
+            for other in others:
+                age_s = await stage.rig.value(OLDEST_S, emp=other)
+                assert age_s < BESIDE_S, f"beside an EMP that hangs, {other} has waited for {age_s:.1f} s"
+        stage.emps[hangs].set_faults([])
+    return "one EMP hangs"
+
+
 def _weather(stage: Stage) -> float:
     """Seconds that a packet takes; TCP sends a lost one again after 200 ms at the soonest."""
     return stage.chance.uniform(0.001, 0.03) if stage.chance.random() < 0.97 else stage.chance.choice((0.2, 0.6))
@@ -291,9 +316,12 @@ _OUTSIDE: Sequence[Strike] = (killed, killed, ended, paused, sessions_ended, dat
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(name="killed within", strikes=[at(point, "kill") for point in POINTS]),
-        Kind(name="stopped within", strikes=[at(point, "stop") for point in POINTS], needs=Needs(daemons=2)),
-        Kind(name="cut off within", strikes=[at(point, "cut") for point in POINTS]),
+        Kind(name="killed in capture", strikes=[at(point, "kill") for point in (*CAPTURE, *WALKS)]),
+        Kind(name="killed in delivery", strikes=[at(point, "kill") for point in (*DELIVERY, *LEASES)]),
+        Kind(name="cut off in capture", strikes=[at(point, "cut") for point in (*CAPTURE, *WALKS)]),
+        Kind(name="cut off in delivery", strikes=[at(point, "cut") for point in (*DELIVERY, *LEASES)]),
+        Kind(name="stopped in capture", strikes=[at(point, "stop") for point in (*CAPTURE, *WALKS)], needs=Needs(daemons=2)),
+        Kind(name="stopped in delivery", strikes=[at(point, "stop") for point in (*DELIVERY, *LEASES)], needs=Needs(daemons=2)),
         Kind(name="killed", strikes=[killed] * 8),
         Kind(name="ended", strikes=[ended] * 6),
         Kind(name="paused", strikes=[paused] * 4, needs=Needs(daemons=2)),
@@ -313,6 +341,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="restored", strikes=[restored] * 2, cuts_cpo=True, goes_back=True),
         Kind(name="EMP at fault", strikes=[emp_fault(fault) for fault in EMP_FAULTS]),
         Kind(name="EMP unreachable", strikes=[emp_unreachable] * 3),
+        Kind(name="one EMP hangs", strikes=[one_hangs] * 2, needs=Needs(emps={"alpha": "send", "beta": "send"})),
         Kind(name="EMP gone", strikes=[emp_gone] * 4),
         Kind(name="EMP far", strikes=[emp_far] * 2),
         Kind(

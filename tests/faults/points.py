@@ -22,7 +22,7 @@ Do = Literal["kill", "stop", "cut"]
 _VARIABLE = "CDC_PUSHER_TEST_FAILPOINT"
 _TESTS = Path(__file__).parent.parent
 
-POINTS: Mapping[str, tuple[When, str]] = {
+CAPTURE: Mapping[str, tuple[When, str]] = {
     "the lock of capture is taken": ("after", "cdc_pusher.outbox:lock_capture"),
     "changes are consumed": ("after", "cdc_pusher.outbox:consume"),
     "stations are read": ("after", "cdc_pusher.source:Source.read"),
@@ -30,9 +30,8 @@ POINTS: Mapping[str, tuple[When, str]] = {
     "the outbox is written": ("after", "cdc_pusher.outbox:write"),
     "a batch is committed": ("after", "cdc_pusher.capture:batch"),
     "the triggers are told whether we sleep": ("after", "cdc_pusher.enqueue:say_asleep"),
-    "a page of a walk is read": ("after", "cdc_pusher.source:Source.page"),
-    "a page of a walk is in the log": ("after", "cdc_pusher.outbox:record_changes"),
-    "a page of a walk is committed": ("after", "cdc_pusher.enqueue:page"),
+}
+DELIVERY: Mapping[str, tuple[When, str]] = {
     "messages are claimed": ("after", "cdc_pusher.claims:claim"),
     "claims are committed": ("before", "cdc_pusher.delivery:Lane._send"),
     "a request begins": ("before", "cdc_pusher.client:EmpClient.send"),
@@ -42,19 +41,27 @@ POINTS: Mapping[str, tuple[When, str]] = {
     "an answer is there": ("after", "cdc_pusher.client:EmpClient.send"),
     "answers are recorded in part": ("before", "cdc_pusher.claims:_follow"),
     "answers are recorded": ("after", "cdc_pusher.claims:record"),
+}
+WALKS: Mapping[str, tuple[When, str]] = {
+    "a page of a walk is read": ("after", "cdc_pusher.source:Source.page"),
+    "a page of a walk is in the log": ("after", "cdc_pusher.outbox:record_changes"),
+    "a page of a walk is committed": ("after", "cdc_pusher.enqueue:page"),
+}
+LEASES: Mapping[str, tuple[When, str]] = {
     "leases are to be renewed": ("before", "cdc_pusher.lease:Leases._beat"),
     "leases are renewed": ("after", "cdc_pusher.lease:Leases._beat"),
 }
-OF_WALKS = tuple(point for point in POINTS if "walk" in point)
+POINTS = {**CAPTURE, **DELIVERY, **WALKS, **LEASES}
 
 
-def armed(point: str, time: int, do: Do, told: Path, *, cut: int) -> dict[str, str]:
-    """The environment of a daemon that is struck at this place, the n-th `time` it comes there.
+def armed(point: str, nth: int, do: Do, told: Path, *, cut: int, program: Path | None = None) -> dict[str, str]:
+    """The environment of a daemon that is struck at this place, the `nth` time it comes there.
 
-    `do`: it is killed, stopped, or its connections to port `cut` break. `told`: the file that gets the place's name.
+    `do`: it is killed, stopped, or its connections to port `cut` break. `told`: the file that gets the name of the place; `program`: the
+    checkout that the daemon is of.
     """
-    spec = {"point": point, "time": time, "do": do, "told": str(told), "cut": cut}
-    return {_VARIABLE: json.dumps(spec), "PYTHONPATH": f"{_TESTS / 'faults' / 'inject'}:{_TESTS}:{_TESTS.parent}"}
+    spec = {"point": point, "time": nth, "do": do, "told": str(told), "cut": cut}
+    return {_VARIABLE: json.dumps(spec), "PYTHONPATH": f"{_TESTS / 'faults' / 'inject'}:{_TESTS}:{program or _TESTS.parent}"}
 
 
 def install() -> None:

@@ -51,7 +51,7 @@ class Needs:
 
 
 class Stage:
-    """One run. `database`, `wires`: the daemons' ways to the database and to each EMP; `faults`: when something was broken (Unix seconds)."""
+    """One run. `database`, `wires`: how the daemons reach the database and each EMP; `faults`: when something was broken (Unix seconds)."""
 
     def __init__(self, server: EmbeddedPostgres, rigged: Rig, directory: Path, seed: str) -> None:
         self.server = server
@@ -140,6 +140,8 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
             wire = await stack.enter_async_context(relay(int(emp.root.rpartition(":")[2])))
             made.emps[name], made.wires[name] = emp, wire
             made.rig.add_emp(name, emp, url=f"http://127.0.0.1:{wire.port}{PATH}", connectors_changed=kind)
+        if checkout is not None:  # its triggers
+            await made.rig.plain_command("migrate", "--config", str(made.rig.config), checkout=checkout)
         yield made
 
 
