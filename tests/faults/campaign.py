@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ MOST_MB = 150.0
 HOUR_S = 3600.0
 STOP_S = 10.0
 SESSION_S = 5.0  # until a server has noticed that a client has gone
-MARGIN_S = 0.5  # what an EMP has answered is recorded by then, where nothing is broken
 
 OWN_TABLES = (
     "SELECT format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
@@ -108,12 +107,11 @@ def _leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
 async def _torment(made: Stage, kind: Kind) -> None:
     strikes = list(kind.strikes)
     random.Random(made.chance.random()).shuffle(strikes)
-    await made.pause(1.5, 2.0)
-    for strike in strikes:
+    for number, strike in enumerate(strikes):
+        await made.pause(*((0.3, 2.0) if number else (1.5, 2.0)))
         if (what := await strike(made)) is not None:
             made.injected[what] += 1
         made.revive()
-        await made.pause(0.3, 2.0)
 
 
 def _injected(made: Stage) -> Counter[str]:
@@ -137,8 +135,8 @@ async def _wrong_at(made: Stage, kind: Kind, name: str) -> list[str]:
     emp = made.emps[name]
     forgiven = beside_stopped_senders(emp) if kind.needs.daemons > 1 else 0
     found = await verdict(made.rig, name, emp, made.workload, made.kinds[name], forgiven=forgiven, goes_back=kind.goes_back)
-    if not kind.goes_back:
-        again = causeless(emp.ledger, made.faults)
+    if kind.is_sure:
+        again = causeless(emp.ledger)
         found += [f"'{entry['key']}' was sent again without a cause (request {entry['seq']})" for entry in again]
     if not found:
         return []
@@ -179,23 +177,10 @@ def duplicates(ledger: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[st
                     last.pop(("status", evse), None)
 
 
-def causeless(ledger: Sequence[Mapping[str, Any]], faults: Sequence[tuple[float, float]]) -> Iterator[Mapping[str, Any]]:
-    """Stations that were sent again although the EMP has not said that it lacks one of their EVSEs, and it is sure what became of the two
-    requests before (the earlier of them may have been processed late).
-    """
-    of_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in ledger:
-        of_key[entry["key"]].append(entry)
+def causeless(ledger: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Stations that were sent again although the EMP has not said that it lacks one of their EVSEs."""
     lacking = [entry for entry in ledger if entry["outcome"] == "refused:181"]
     for entry, before in duplicates(ledger):
-        earlier = [e for e in of_key[entry["key"]] if e["seq"] <= before["seq"]]
-        asked_for = any(before["seq"] < e["seq"] < entry["seq"] and e["key"] in evses(entry["payload"]) for e in lacking)
-        if entry["kind"] == "station" and not asked_for and not any(_is_unsure(e, faults) for e in earlier[-2:]):
+        between = [e["key"] for e in lacking if before["seq"] < e["seq"] < entry["seq"]]
+        if entry["kind"] == "station" and not evses(entry["payload"]).intersection(between):
             yield entry
-
-
-def _is_unsure(entry: Mapping[str, Any], faults: Sequence[tuple[float, float]]) -> bool:
-    """Whether the daemon may not know what became of this request."""
-    answered_at = entry["finished_at"] or float("inf")
-    broken = any(began - MARGIN_S <= answered_at and entry["received_at"] <= ended + MARGIN_S for began, ended in faults)
-    return broken or entry["outcome"].startswith("fault:")

@@ -43,19 +43,23 @@ EMP_FAULTS: Sequence[dict[str, Any]] = (
     {"kind": "garbage"},
     {"kind": "hang"},
     {"kind": "hang", "applied": True},
-    {"kind": "late", "seconds": [0.0, 0.3]},
 )
+LATE = {"kind": "late", "seconds": [0.0, 0.3]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`strikes`: one after the other in a run. `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: so does the CPO's database."""
+    """`strikes`: one after the other in a run. `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: the CPO's database does.
+
+    `is_sure`: it is always sure what became of a request, so nothing is ever to be sent twice.
+    """
 
     name: str
     strikes: Sequence[Strike]
     needs: Needs = field(default_factory=Needs)
     cuts_cpo: bool = False
     goes_back: bool = False
+    is_sure: bool = False
 
 
 # ── from within ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -75,15 +79,14 @@ def at(point: str, do: Do) -> Strike:
             await resync(stage)
         with suppress(AssertionError):
             await until(told.exists, "the place is reached", NOT_REACHED_S)
-        with stage.broken():
-            if do == "kill":
-                await daemon.kill()
-                await stage.rig.sql(LEASES_RUN_OUT if stage.daemons == [daemon] else "SELECT 1")
-            elif not told.exists():
-                await daemon.kill()  # before it comes to the place after all
-            elif do == "stop":
-                await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)))
-                daemon.send_signal(signal.SIGCONT)
+        if do == "kill":
+            await daemon.kill()
+            await stage.rig.sql(LEASES_RUN_OUT if stage.daemons == [daemon] else "SELECT 1")
+        elif not told.exists():
+            await daemon.kill()  # before it comes to the place after all
+        elif do == "stop":
+            await asyncio.sleep(stage.chance.choice((0.3, 3.0, 9.0)))
+            daemon.send_signal(signal.SIGCONT)
         stage.revive()
         return f"{do} when {point}" if told.exists() else None
 
@@ -102,16 +105,14 @@ async def resync(stage: Stage) -> None:
 
 async def killed(stage: Stage) -> str | None:
     """SIGKILL, at any moment."""
-    with stage.broken():
-        await stage.chance.choice(stage.daemons).kill()
+    await stage.chance.choice(stage.daemons).kill()
     stage.revive()
     return "SIGKILL"
 
 
 async def ended(stage: Stage) -> str | None:
     """SIGTERM: everything that is under way is finished."""
-    with stage.broken():
-        took_s = await stage.chance.choice(stage.daemons).stop()
+    took_s = await stage.chance.choice(stage.daemons).stop()
     assert took_s < 10, f"SIGTERM took {took_s:.1f} s"
     stage.revive()
     return "SIGTERM"
@@ -120,10 +121,9 @@ async def ended(stage: Stage) -> str | None:
 async def paused(stage: Stage) -> str | None:
     """SIGSTOP, and SIGCONT when others have taken over, or not yet."""
     daemon = stage.chance.choice(stage.daemons)
-    with stage.broken():
-        daemon.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(stage.chance.choice((0.5, 3.0, 9.0, 12.0)))
-        daemon.send_signal(signal.SIGCONT)
+    daemon.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(stage.chance.choice((0.5, 3.0, 9.0, 12.0)))
+    daemon.send_signal(signal.SIGCONT)
     return "SIGSTOP, SIGCONT"
 
 
@@ -132,17 +132,15 @@ async def paused(stage: Stage) -> str | None:
 
 async def sessions_ended(stage: Stage) -> str | None:
     """The database ends sessions of the daemons."""
-    with stage.broken():
-        share = stage.chance.choice((0.3, 1.0))
-        await stage.rig.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < %(share)s", share=share)
+    share = stage.chance.choice((0.3, 1.0))
+    await stage.rig.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < %(share)s", share=share)
     return "sessions terminated"
 
 
 async def server_crashed(stage: Stage) -> str | None:
     """Immediate shutdown, and crash recovery."""
-    with stage.broken():
-        async with stage.without_server():
-            await asyncio.sleep(stage.chance.choice((0.0, 2.0)))
+    async with stage.without_server():
+        await asyncio.sleep(stage.chance.choice((0.0, 2.0)))
     return "immediate shutdown"
 
 
@@ -150,47 +148,43 @@ async def disk_full(stage: Stage) -> str | None:
     """No byte is left on the server's disk, for three seconds."""
     directory = Path(stage.server.host)
     filling = directory.parent / "filling"
-    with stage.broken():
-        with suppress(OSError), filling.open("wb", buffering=0) as file:  # no space left
-            while file.write(bytes(1 << 16)):
-                pass
-        await asyncio.sleep(3.0)
-        filling.unlink()
-        try:
-            await stage.rig.sql("CHECKPOINT")
-        except psycopg.OperationalError:  # it has crashed: no space for its log
-            async with stage.without_server():
-                pass
+    with suppress(OSError), filling.open("wb", buffering=0) as file:  # no space left
+        while file.write(bytes(1 << 16)):
+            pass
+    await asyncio.sleep(3.0)
+    filling.unlink()
+    try:
+        await stage.rig.sql("CHECKPOINT")
+    except psycopg.OperationalError:  # it has crashed: no space for its log
+        async with stage.without_server():
+            pass
     await stage.rig.connect_again()
     return "disk full"
 
 
 async def database_unreachable(stage: Stage) -> str | None:
     """Nothing arrives, and no connection ends."""
-    with stage.broken():
-        stage.database.cut()
-        await asyncio.sleep(stage.chance.choice((1.0, 4.0, 9.0)))
-        stage.database.mend()
+    stage.database.cut()
+    await asyncio.sleep(stage.chance.choice((1.0, 4.0, 9.0)))
+    stage.database.mend()
     return "database cut off"
 
 
 async def database_far(stage: Stage) -> str | None:
     """Every packet takes long, and some are lost and sent again."""
-    with stage.broken():
-        stage.database.delay_s = functools.partial(_weather, stage)
-        await asyncio.sleep(4.0)
-        stage.database.delay_s = None
+    stage.database.delay_s = functools.partial(_weather, stage)
+    await asyncio.sleep(4.0)
+    stage.database.delay_s = None
     return "database far away"
 
 
 async def tables_locked(stage: Stage) -> str | None:
     """Somebody rewrites our tables (VACUUM FULL, say) and holds the locks for a while."""
-    with stage.broken():
-        async with await psycopg.AsyncConnection.connect(stage.dsn) as conn:
-            table = stage.chance.choice(("change", "outbox", "emp", "missed"))
-            await conn.execute(f"LOCK TABLE cdc_pusher.{table} IN ACCESS EXCLUSIVE MODE" if table != "missed" else LOCK_MISSED)
-            await asyncio.sleep(stage.chance.choice((0.5, 2.0)))
-            await conn.rollback()
+    async with await psycopg.AsyncConnection.connect(stage.dsn) as conn:
+        table = stage.chance.choice(("change", "outbox", "emp", "missed"))
+        await conn.execute(f"LOCK TABLE cdc_pusher.{table} IN ACCESS EXCLUSIVE MODE" if table != "missed" else LOCK_MISSED)
+        await asyncio.sleep(stage.chance.choice((0.5, 2.0)))
+        await conn.rollback()
     return "our tables locked"
 
 
@@ -206,20 +200,18 @@ async def queue_full(stage: Stage) -> str | None:
         await deaf.execute("LISTEN elsewhere")
         await deaf.commit()
         await deaf.execute("SELECT 1")  # a transaction that stays open
-        with stage.broken():
-            with suppress(psycopg.OperationalError):  # too many notifications
-                while True:
-                    await loud.execute("SELECT pg_notify('elsewhere', repeat('x', 7900) || n) FROM generate_series(1, 8) AS n")
-            await asyncio.sleep(3.0)
+        with suppress(psycopg.OperationalError):  # too many notifications
+            while True:
+                await loud.execute("SELECT pg_notify('elsewhere', repeat('x', 7900) || n) FROM generate_series(1, 8) AS n")
+        await asyncio.sleep(3.0)
     return "notifications full"
 
 
 async def clock_set(stage: Stage) -> str | None:
     """The clock of the database's machine is set: an hour ahead, or back."""
     assert stage.clock is not None
-    with stage.broken():
-        stage.clock.write_text(stage.chance.choice(("+3600", "-3600", "+0", "+30", "-30")))
-        await asyncio.sleep(4.0)
+    stage.clock.write_text(stage.chance.choice(("+3600", "-3600", "+0", "+30", "-30")))
+    await asyncio.sleep(4.0)
     return "clock set"
 
 
@@ -231,9 +223,8 @@ async def restored(stage: Stage) -> str | None:
     async with await psycopg.AsyncConnection.connect(stage.server.dsn("template1"), autocommit=True) as conn:
         await conn.execute("CREATE DATABASE restored")
         await _run(str(binaries / "pg_restore"), "-d", stage.server.dsn("restored"), "--single-transaction", str(dump))
-        with stage.broken():
-            await conn.execute("DROP DATABASE postgres WITH (FORCE)")
-            await conn.execute("ALTER DATABASE restored RENAME TO postgres")
+        await conn.execute("DROP DATABASE postgres WITH (FORCE)")
+        await conn.execute("ALTER DATABASE restored RENAME TO postgres")
     await stage.rig.connect_again()
     return "dump restored"
 
@@ -251,10 +242,9 @@ def emp_fault(fault: dict[str, Any]) -> Strike:
 
     async def strike(stage: Stage) -> str | None:
         emp = stage.emps[stage.chance.choice(sorted(stage.emps))]
-        with stage.broken():
-            emp.set_faults([{**fault, "probability": 0.3}], seed=stage.chance.randrange(1 << 30))
-            await asyncio.sleep(2.0)
-            emp.set_faults([])
+        emp.set_faults([{**fault, "probability": 0.3}], seed=stage.chance.randrange(1 << 30))
+        await asyncio.sleep(2.0)
+        emp.set_faults([])
         return None  # each request that met it counts
 
     return strike
@@ -263,44 +253,40 @@ def emp_fault(fault: dict[str, Any]) -> Strike:
 async def emp_unreachable(stage: Stage) -> str | None:
     """Nothing arrives, and no connection ends."""
     wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
-    with stage.broken():
-        wire.cut()
-        await asyncio.sleep(stage.chance.choice((0.5, 2.0, 5.0)))
-        wire.mend()
+    wire.cut()
+    await asyncio.sleep(stage.chance.choice((0.5, 2.0, 5.0)))
+    wire.mend()
     return "EMP cut off"
 
 
 async def emp_gone(stage: Stage) -> str | None:
     """Connections break, and none is taken."""
     wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
-    with stage.broken():
-        wire.refuse()
-        await asyncio.sleep(stage.chance.choice((0.2, 2.0)))
-        wire.mend()
+    wire.refuse()
+    await asyncio.sleep(stage.chance.choice((0.2, 2.0)))
+    wire.mend()
     return "EMP gone"
 
 
 async def emp_far(stage: Stage) -> str | None:
     """Every packet takes long, and some are lost and sent again."""
     wire = stage.wires[stage.chance.choice(sorted(stage.wires))]
-    with stage.broken():
-        wire.delay_s = functools.partial(_weather, stage)
-        await asyncio.sleep(4.0)
-        wire.delay_s = None
+    wire.delay_s = functools.partial(_weather, stage)
+    await asyncio.sleep(4.0)
+    wire.delay_s = None
     return "EMP far away"
 
 
 async def one_hangs(stage: Stage) -> str | None:
     """One EMP answers nothing any more, and the others notice nothing of it."""
     hangs, *others = sorted(stage.emps)
-    with stage.broken():
-        stage.emps[hangs].set_faults([{"kind": "hang"}])
-        for _ in range(4):
-            await asyncio.sleep(2.0)
-            for other in others:
-                age_s = await stage.rig.value(OLDEST_S, emp=other)
-                assert age_s < BESIDE_S, f"beside an EMP that hangs, {other} has waited for {age_s:.1f} s"
-        stage.emps[hangs].set_faults([])
+    stage.emps[hangs].set_faults([{"kind": "hang"}])
+    for _ in range(4):
+        await asyncio.sleep(2.0)
+        for other in others:
+            age_s = await stage.rig.value(OLDEST_S, emp=other)
+            assert age_s < BESIDE_S, f"beside an EMP that hangs, {other} has waited for {age_s:.1f} s"
+    stage.emps[hangs].set_faults([])
     return "one EMP hangs"
 
 
@@ -323,7 +309,7 @@ KINDS: dict[str, Kind] = {
         Kind(name="stopped in capture", strikes=[at(point, "stop") for point in (*CAPTURE, *WALKS)], needs=Needs(daemons=2)),
         Kind(name="stopped in delivery", strikes=[at(point, "stop") for point in (*DELIVERY, *LEASES)], needs=Needs(daemons=2)),
         Kind(name="killed", strikes=[killed] * 8),
-        Kind(name="ended", strikes=[ended] * 6),
+        Kind(name="ended", strikes=[ended] * 6, is_sure=True),
         Kind(name="paused", strikes=[paused] * 4, needs=Needs(daemons=2)),
         Kind(name="sessions ended", strikes=[sessions_ended] * 6),
         Kind(name="server crashed", strikes=[server_crashed] * 3, cuts_cpo=True),
@@ -340,13 +326,14 @@ KINDS: dict[str, Kind] = {
         Kind(name="clock set", strikes=[clock_set] * 4, needs=Needs(clock=True)),
         Kind(name="restored", strikes=[restored] * 2, cuts_cpo=True, goes_back=True),
         Kind(name="EMP at fault", strikes=[emp_fault(fault) for fault in EMP_FAULTS]),
+        Kind(name="EMP late", strikes=[emp_fault(LATE)] * 5),
         Kind(name="EMP unreachable", strikes=[emp_unreachable] * 3),
         Kind(name="one EMP hangs", strikes=[one_hangs] * 2, needs=Needs(emps={"alpha": "send", "beta": "send"})),
         Kind(name="EMP gone", strikes=[emp_gone] * 4),
         Kind(name="EMP far", strikes=[emp_far] * 2),
         Kind(
             name="all together",
-            strikes=[*_OUTSIDE, *(emp_fault(fault) for fault in EMP_FAULTS)],
+            strikes=[*_OUTSIDE, *(emp_fault(fault) for fault in (*EMP_FAULTS, LATE))],
             needs=Needs(daemons=3, emps=TOGETHER),
         ),
     )

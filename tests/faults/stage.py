@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -51,7 +50,7 @@ class Needs:
 
 
 class Stage:
-    """One run. `database`, `wires`: how the daemons reach the database and each EMP; `faults`: when something was broken (Unix seconds)."""
+    """One run. `database`, `wires`: how the daemons reach the database and each EMP."""
 
     def __init__(self, server: EmbeddedPostgres, rigged: Rig, directory: Path, seed: str) -> None:
         self.server = server
@@ -64,7 +63,6 @@ class Stage:
         self.wires: dict[str, Relay] = {}
         self.daemons: list[Daemon] = []
         self.injected: Counter[str] = Counter()
-        self.faults: list[tuple[float, float]] = []
         self.workload: Workload
         self.clock: Path | None = None
         self.checkout: Path | None = None
@@ -96,15 +94,6 @@ class Stage:
     async def pause(self, least_s: float, most_s: float) -> None:
         """Let the CPO write and the daemons work meanwhile."""
         await asyncio.sleep(self.chance.uniform(least_s, most_s))
-
-    @contextmanager
-    def broken(self) -> Iterator[None]:
-        """Something is, for the length of the block."""
-        began = time.time()
-        try:
-            yield
-        finally:
-            self.faults.append((began, time.time()))
 
     @contextlib.asynccontextmanager
     async def without_server(self) -> AsyncIterator[None]:
