@@ -2,6 +2,7 @@
 #   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
 #   make test ARGS='-k outbox -x'   the tests
 #   make bench ONLY=storm           measure, beside other systems, which are installed for it, against our goals: docs/performance.md
+#   make faults                     prove it: the fault campaign, a quarter of an hour; KINDS='killed ended' SEED=7 RUNS=3, MUTANTS=all: docs/reliability.md
 #   make plots                      docs/plots, from what `make bench` has measured here
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make check                      all that .ci/run checks of the code
@@ -20,7 +21,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts bench plots demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts bench faults plots demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +45,10 @@ test: $(STAMP)
 bench: $(STAMP)
 	@missed=; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python -m bench $$name || missed="$$missed $$name"; done; \
 	$(BIN)/python -m bench goals $(or $(ONLY),$(BENCHMARKS)); [ -z "$$missed" ] || { echo "goals missed in:$$missed" >&2; exit 1; }
+
+faults: $(STAMP)
+	PYTHONPATH=tests:. $(BIN)/python -m faults --seed $(or $(SEED),1) --runs $(or $(RUNS),1) --kinds $(KINDS) \
+	    $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS)))
 
 $(VENV)/.plots: $(STAMP)
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[bench]'

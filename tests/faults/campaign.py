@@ -108,7 +108,7 @@ async def _torment(made: Stage, kind: Kind) -> None:
     strikes = list(kind.strikes)
     random.Random(made.chance.random()).shuffle(strikes)
     for number, strike in enumerate(strikes):
-        await made.pause(*((0.3, 2.0) if number else (1.5, 2.0)))
+        await made.pause(*(kind.every_s if number else (1.5, 2.0)))
         if (what := await strike(made)) is not None:
             made.injected[what] += 1
         made.revive()

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,14 +44,15 @@ EMP_FAULTS: Sequence[dict[str, Any]] = (
     {"kind": "hang"},
     {"kind": "hang", "applied": True},
 )
-LATE = {"kind": "late", "seconds": [0.0, 0.3]}
+LATE = {"kind": "late", "seconds": [0.1, 0.35]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`strikes`: one after the other in a run. `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: the CPO's database does.
+    """`strikes`: one after the other in a run, with so much time between two of them (`every_s`: from, to).
 
-    `is_sure`: it is always sure what became of a request, so nothing is ever to be sent twice.
+    `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: the CPO's database does. `is_sure`: it is always sure what became of a
+    request, so nothing is ever to be sent twice.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Kind:
     cuts_cpo: bool = False
     goes_back: bool = False
     is_sure: bool = False
+    every_s: tuple[float, float] = (0.3, 2.0)
 
 
 # ── from within ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,17 +299,23 @@ def _weather(stage: Stage) -> float:
 
 # ── all of them ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+WITHIN: Mapping[str, Do] = {"killed": "kill", "cut off": "cut", "stopped": "stop"}
+PLACES = {"capture": CAPTURE, "delivery": DELIVERY, "walks": WALKS, "leases": LEASES}
 _OUTSIDE: Sequence[Strike] = (killed, killed, ended, paused, sessions_ended, database_unreachable, emp_unreachable, emp_gone, tables_locked)
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(name="killed in capture", strikes=[at(point, "kill") for point in (*CAPTURE, *WALKS)]),
-        Kind(name="killed in delivery", strikes=[at(point, "kill") for point in (*DELIVERY, *LEASES)]),
-        Kind(name="cut off in capture", strikes=[at(point, "cut") for point in (*CAPTURE, *WALKS)]),
-        Kind(name="cut off in delivery", strikes=[at(point, "cut") for point in (*DELIVERY, *LEASES)]),
-        Kind(name="stopped in capture", strikes=[at(point, "stop") for point in (*CAPTURE, *WALKS)], needs=Needs(daemons=2)),
-        Kind(name="stopped in delivery", strikes=[at(point, "stop") for point in (*DELIVERY, *LEASES)], needs=Needs(daemons=2)),
+        *(
+            Kind(
+                name=f"{what} in {where}",
+                strikes=[at(point, do) for point in places],
+                needs=Needs(daemons=2 if do == "stop" else 1),
+                every_s=(0.0, 0.3),
+            )
+            for what, do in WITHIN.items()
+            for where, places in PLACES.items()
+        ),
         Kind(name="killed", strikes=[killed] * 8),
         Kind(name="ended", strikes=[ended] * 6, is_sure=True),
         Kind(name="paused", strikes=[paused] * 4, needs=Needs(daemons=2)),

@@ -14,8 +14,8 @@ ROOT = HERE.parent.parent.parent
 
 CAUGHT_BY: Mapping[str, tuple[str, int]] = {
     "1-an-error-in-the-trigger-is-the-cpos": ("tables locked", 1),
-    "2-changes-are-consumed-before-they-are-captured": ("killed in capture", 1),
-    "3-no-answer-means-not-applied": ("EMP late", 1),
+    "2-changes-are-consumed-before-they-are-captured": ("killed in capture", 7),
+    "3-a-claim-ends-before-its-request": ("EMP at fault", 1),
     "4-a-status-does-not-wait-for-its-station": ("EMP at fault", 1),
     "5-the-full-load-begins-anew-with-every-start": ("ended", 1),
     "6-what-cannot-be-sent-is-not-told-of": ("ended", 1),
