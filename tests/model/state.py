@@ -151,14 +151,13 @@ class State(NamedTuple):
 def canonical(state: State) -> State:
     """One of all states that differ only in which EVSE, or which daemon, is called the first."""
     first, second = state.daemons
+    swapped = _with_daemons_swapped(state) if second <= first else state
     if first.lane == second.lane == HELD and not state.left.crashes:
-        state = _of_one_daemon(state)  # without leases and crashes, who has claimed something makes no difference
-    owners = {job.owner for entity in state.entities for job in entity.jobs} - {NOBODY}
+        # Without leases and crashes, who has claimed something makes no difference.
+        state, swapped = _of_one_daemon(state), _of_one_daemon(swapped)
     if first != second:
-        return _ordered(_with_daemons_swapped(state) if second < first else state)
-    if len(owners) < 2:
-        return _ordered(_with_daemons_swapped(state) if owners == {1} else state)
-    return min(_ordered(state), _ordered(_with_daemons_swapped(state)))
+        return _ordered(swapped)
+    return _ordered(state) if state == swapped else min(_ordered(state), _ordered(swapped))
 
 
 def _ordered(state: State) -> State:
