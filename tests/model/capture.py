@@ -35,7 +35,7 @@ THEN = {SOURCE: OUTBOX, SOURCE_END: OUTBOX, OUTBOX: "", OUTBOX_END: ""}  # of an
 
 
 class Capture:
-    """Who captures walks, too. Without leases either daemon may capture whenever the other does not; with them, whose epoch is the newest."""
+    """Who captures walks, too. Without leases either daemon captures whenever the other does not; with them, whose epoch is the newest."""
 
     reads_apart: bool
 
@@ -156,7 +156,7 @@ class Capture:
                 yield Label("reads a page", daemon=d), state.daemon(d, page=(state.walk, self.page(state)))
 
     def page(self, state: State) -> str:
-        """Whether there is a station from the place of the walk on, and whether it goes into the log: of the outbox what the source lacks."""
+        """Whether there is a station from the place of the walk on, and whether it goes into the log: what the source lacks."""
         there, known = bool(state.station.db), bool(state.station.row.state)
         if state.walk == SOURCE and there:
             return FOUND

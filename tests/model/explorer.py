@@ -1,5 +1,6 @@
 """Goes through every state that can be reached, and finds the shortest way to one that must not be."""
 
+import gc
 from array import array
 from dataclasses import dataclass, field
 
@@ -39,6 +40,13 @@ class Explorer:
 
     def explore(self) -> Found:
         """Check every step and every state at rest; then that every way of the system ends."""
+        gc.disable()  # which looks at every state, and finds none that can go
+        try:
+            return self._explore()
+        finally:
+            gc.enable()
+
+    def _explore(self) -> Found:
         first = canonical(self.protocol.initial())
         self.numbers = {first: 0}
         self.states.append(first)
@@ -94,7 +102,7 @@ class Explorer:
         return told
 
     def _on_a_cycle(self) -> int | None:
-        """A state from which the system can go on for ever, if there is one; by taking away, again and again, those that nothing leads to."""
+        """A state from which the system can go on for ever, if there is one: it is left when those that nothing leads to are taken away."""
         incoming = array("l", bytes(8 * len(self.states)))
         for target in self.targets:
             incoming[target] += 1

@@ -45,6 +45,13 @@ class CursorMovesAlone(Protocol):
         return after.daemon(d, page=(APART, FOUND)) if page == FOUND and state.walk == place else after
 
 
+class CursorStandsStill(Protocol):
+    """A walk begins with the same page again and again."""
+
+    def move(self, state: State, place: str, page: str) -> State:
+        return state
+
+
 class CapturesUnderAnOldEpoch(Protocol):
     """Who has lost the capture's lease captures all the same: a walk passes by what it has read and not written yet."""
 
@@ -160,7 +167,7 @@ class QuietTimeEndsInFlight(Protocol):
 
 
 class RowGoesWithItsDoubt(Protocol):
-    """The row of a status that nobody wants is forgotten, and with it that a request may be processed late (`forget_entries` in outbox.sql)."""
+    """The row of a status that nobody wants is forgotten, and with it that a request may come late (`forget_entries` in outbox.sql)."""
 
     def forgotten(self, row: Row) -> Row:
         return Row()

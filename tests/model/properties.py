@@ -32,7 +32,7 @@ def broken_by(before: State, label: Label, after: State) -> str | None:
 
 
 def broken_at_rest(state: State) -> str | None:
-    """The property that a state in which nothing is left to do breaks, if any. What the EMP refused for good is excused: the row says so."""
+    """The property that a state in which nothing is left to do breaks. What the EMP refused for good is excused: the row says so."""
     station = state.station
     if station.row.state == REJECTED:
         return None

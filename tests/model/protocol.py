@@ -64,6 +64,7 @@ class Protocol(Capture, Lane):
                 if state.left.missed:
                     yield label._replace(verb=f"{label.verb}, and the trigger misses it"), changed.spend("missed")._replace(missed=True)
         yield from self.faults(state)
+        yield from self.puts_back(state)
         for d in DAEMONS:
             if state.left.crashes and self.is_busy(state, d):
                 yield Label("crashes", daemon=d), self.crash(state.spend("crashes"), d)

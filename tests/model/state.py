@@ -38,10 +38,10 @@ def deletion(content: str) -> str:
 class Row(NamedTuple):
     """A row of the outbox. Generations are kept as what follows from them.
 
-    `state` empty: there is no row. `again`: `resend_gen` is above `delivered_gen` (1), while it is in flight above `sending_gen` (2).
-    `marked`: `desired_gen` is above `sending_gen`. `quiet`: `uncertain_at` is less than the quiet time ago. `due`: back-off is over at once,
-    `later` is the end of the quiet time, and who waits has no `next_attempt_at`. `parked`: nobody wants the row any more, and it is kept for
-    the rest of the quiet time.
+    `state` empty: there is no row. `again`: `resend_gen` is above `delivered_gen` (1), in flight also above `sending_gen` (2). `marked`:
+    `desired_gen` is above `sending_gen`. `quiet`: `uncertain_at` is less than the quiet time ago. `due`: back-off is over at once, `later`
+    is the end of the quiet time, and who waits has no `next_attempt_at`. `parked`: nobody wants the row any more, and it is kept for the
+    rest of the quiet time.
     """
 
     state: str = ""
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A claim in the memory of the daemon `owner`, from `claimed` by way of `sent` to a result; or a request that nobody waits for (`late`).
+    """A claim in the memory of the daemon `owner`: `claimed`, then `sent`, then a result; or a request that nobody waits for (`late`).
 
     `fresh`: the row is still in flight under this claim.
     """
@@ -79,7 +79,8 @@ class Entity(NamedTuple):
 class Daemon(NamedTuple):
     """`lane`: held, lapsed (by its own clock), old (another daemon has taken it since), or none.
 
-    `intake`: how far a capture has come; `page`: the place of a walk, and what was read there. `captures`: nobody has captured since under a newer epoch.
+    `intake`: how far a capture has come. `page`: the place of a walk, and what was read there. `captures`: nobody captures under a newer
+    epoch.
     """
 
     lane: str = ""

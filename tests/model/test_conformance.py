@@ -7,21 +7,22 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
-from model.mutants import AsCoded
-from model.protocol import Bounds, Protocol
-from model.step import Step
-from model.twin import Twin
 from rig import REFERENCE_SCHEMA
 
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
+from model.mutants import AsCoded
+from model.protocol import Bounds, Protocol
+from model.step import Step
+from model.twin import Twin
 
 PLAYS = int(os.environ.get("MODEL_PLAYS", "60"))
-FAULTS = {"crashes": 1, "lost": 2, "refused": 1, "rejected": 1, "stalls": 2, "changes": 4}
+FAULTS: dict[str, Any] = {"crashes": 1, "lost": 2, "refused": 1, "rejected": 1, "stalls": 2, "changes": 4}
 
 
 @pytest.fixture
@@ -83,5 +84,3 @@ async def replayed(dsn: str, protocol: Protocol, seed: int) -> set[str]:
 def test_the_code_does_what_the_model_does(model_dsn: str, bounds: Bounds, seed: int) -> None:
     seen = asyncio.run(replayed(model_dsn, AsCoded(bounds), seed))
     assert {"writes", "claims", "records 'accepted'", "finds a claim run out", "the quiet time is over", "crashes"} <= seen
-
-

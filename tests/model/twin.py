@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hand import settings
-from model.capture import OUTBOX, OUTBOX_END, SOURCE, SOURCE_END
-from model.state import DAEMONS, ENTITIES, LATER, NOW, OLD, STATION, WAITS, Row, State, deletion
-from model.step import Label
 from rig import connected
 
 from cdc_pusher import capture, claims, enqueue, outbox
@@ -20,6 +17,9 @@ from cdc_pusher.claims import Claim, Result
 from cdc_pusher.database import BY_INDEX, Connection, connect
 from cdc_pusher.errors import LeaseLost
 from cdc_pusher.source import Source
+from model.capture import OUTBOX, OUTBOX_END, SOURCE, SOURCE_END
+from model.state import DAEMONS, ENTITIES, LATER, NOW, OLD, STATION, WAITS, Row, State, deletion
+from model.step import Label
 
 KEYS = ("s1", "DE*8PS*E1", "DE*8PS*E2")
 NAMES = {"a": "v0", "b": "v1", "x": "Available", "y": "Occupied"}
@@ -300,5 +300,3 @@ def _content(payload: dict[str, Any] | None) -> str:
     if "status" in payload:
         return LETTERS[payload["status"]]
     return deletion(LETTERS[payload["name"]]) if payload["deleted"] else LETTERS[payload["name"]]
-
-
