@@ -14,12 +14,7 @@ from model.protocol import Bounds, Protocol
 
 
 def bounds(words: list[str]) -> Bounds:
-    """The bounds that these words say.
-
-    >>> one = bounds(["changes=2", "lost=1", "leases=yes", "kinds=status,remove"])
-    >>> one.changes, one.lost, one.crashes, one.leases, one.kinds
-    (2, 1, 0, True, ('status', 'remove'))
-    """
+    """The bounds that these words say: numbers, yes, or kinds of changes."""
     types = {field.name: field.type for field in fields(Bounds)}
     values: dict[str, object] = {}
     for word in words:

@@ -16,7 +16,7 @@ from rig import REFERENCE_SCHEMA
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
-from model.mutants import AsCoded
+from model.mutants import AsCoded, SupersededIsForgotten
 from model.protocol import Bounds, Protocol
 from model.step import Step
 from model.twin import Twin
@@ -84,3 +84,9 @@ async def replayed(dsn: str, protocol: Protocol, seed: int) -> set[str]:
 def test_the_code_does_what_the_model_does(model_dsn: str, bounds: Bounds, seed: int) -> None:
     seen = asyncio.run(replayed(model_dsn, AsCoded(bounds), seed))
     assert {"writes", "claims", "records 'accepted'", "finds a claim run out", "the quiet time is over", "crashes"} <= seen
+
+
+def test_another_protocol_would_be_noticed(model_dsn: str) -> None:
+    mutant = SupersededIsForgotten(Bounds(full_load=True, changes=6))
+    with pytest.raises(AssertionError, match="the change log names the station: True, in the model False"):
+        asyncio.run(replayed(model_dsn, mutant, seed=3))
