@@ -16,7 +16,7 @@ from cdc_pusher.database import Connection, as_json
 from cdc_pusher.horizon import Horizon
 from cdc_pusher.model import Kind, Payload
 from cdc_pusher.outbox import is_newer
-from cdc_pusher.reconcile import LIVE, SWEEP, WALK
+from cdc_pusher.reconcile import GONE, LIVE, SWEEP, WALK
 from cdc_pusher.sql import queries
 
 _sql = queries("claims")
@@ -111,9 +111,14 @@ async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> Turn
     return Turn(paused=row["paused_at"] is not None, now=row["now"], epoch=row["lane_epoch"])
 
 
+async def forget(conn: Connection, emp: str, *, quiet_s: float) -> None:
+    """Forget what no station lists any more, of which no request can be processed after `quiet_s` seconds."""
+    await conn.execute(_sql.forget, {"emp": emp, "gone": GONE, "quiet_s": quiet_s})
+
+
 async def promote(conn: Connection, emp: str) -> None:
     """Let the oldest of the messages that more urgent ones keep waiting go first."""
-    await conn.execute(_sql.promote, {"emp": emp})
+    await conn.execute(_sql.promote, {"emp": emp, "gone": GONE})
 
 
 async def note_breaker(conn: Connection, emp: str, reason: str | None, probe_in_s: float) -> None:
@@ -139,19 +144,29 @@ async def claim(
     *,
     limit: int,
     lease_s: float,
+    quiet_s: float,
     not_yet: Sequence[str] = (),
     now: datetime | None = None,
     horizon: Horizon[datetime] | None = None,
 ) -> list[Claim]:
     """Claim at most `limit` due messages for `lease_s` seconds, of other keys than `not_yet`.
 
-    `now`: when this transaction began; `horizon`: where the looks before have ended.
+    `quiet_s`: how long a request may be processed after it has ended without an answer. `now`: when this transaction began;
+    `horizon`: where the looks before have ended.
     """
     horizon = horizon or due_from_the_start()
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = due_from_the_start().ends
-    values = {"emp": emp, "limit": limit, "lease_s": lease_s, "not_yet": list(not_yet), **horizon.parameters}
+    values = {
+        "emp": emp,
+        "limit": limit,
+        "lease_s": lease_s,
+        "quiet_s": quiet_s,
+        "gone": GONE,
+        "not_yet": list(not_yet),
+        **horizon.parameters,
+    }
     rows = await (await conn.execute(_sql.claim, values)).fetchall()
     ended = time.monotonic()
     if from_the_start:
@@ -176,7 +191,7 @@ async def expose(conn: Connection, emp: str, stations: Mapping[str, Payload]) ->
 async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet_s: float, daemon: str = "") -> Recorded:
     """Record what came of claims, with all that follows for other rows; `daemon` had sent them.
 
-    What is accepted within `quiet_s` seconds of a request that may be processed late is sent once more after that.
+    What was claimed within `quiet_s` seconds of a request that may be processed late is sent once more after that.
     """
     unsent = [r.claim for r in results if r.outcome == "unsent"]
     answered = {(r.claim.kind, r.claim.key): r for r in results if r.outcome != "unsent"}
@@ -226,6 +241,6 @@ async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused
         columns = {"evse": [e for e, _ in carried], "station": [s for _, s in carried], "stations": [c.key for c in accepted]}
         await conn.execute(_sql.settle_evses, {"emp": emp, **columns})
         if carried:
-            await conn.execute(_sql.release_statuses, {"emp": emp, "evses": columns["evse"]})
+            await conn.execute(_sql.release_statuses, {"emp": emp, "evses": columns["evse"], "gone": GONE})
     if missing:
         await conn.execute(_sql.send_stations_again, {"emp": emp, "evses": missing})

@@ -178,7 +178,7 @@ class Lane:
     async def _claim(self, conn: Connection, room: int, now: datetime) -> list[Claim]:
         """Claim messages, but none beside a request of ours whose claim the database has lost."""
         not_yet = [claim.key for task, claim in self._requests.items() if task in self._orphans]
-        limits: dict[str, Any] = {"limit": room, "lease_s": self._claim_s, "not_yet": not_yet}
+        limits: dict[str, Any] = {"limit": room, "lease_s": self._claim_s, "quiet_s": self._settings.quiet_time_s, "not_yet": not_yet}
         return await claims.claim(conn, self.name, **limits, now=now, horizon=self._horizon)
 
     async def _check(self, conn: Connection, now: float) -> None:
@@ -187,6 +187,7 @@ class Lane:
         if expired := await claims.expire(conn, self.name):
             log.warning("claims ran out, their messages are sent again", emp=self.name, claims=expired)
             self._changed()
+        await claims.forget(conn, self.name, quiet_s=self._settings.quiet_time_s)
         await claims.promote(conn, self.name)
         self._check_at = now + max(CHECK_S, self._check_pace.pause_s(now_s() - began))
 

@@ -25,6 +25,7 @@ LIVE, WALK, SWEEP = 0, 10, 20
 """Priorities of a change: somebody made it; a full load or a resync looks at everything; a sweep looks for what nobody told of."""
 
 WAITS_FOR_STATION = "waits until the EMP has accepted its station"
+GONE = "no station lists it any more: forgotten when an earlier request can no longer be processed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,7 @@ def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str,
             return None
         row = Entry(emp=emp, kind="status", key=key, station_id=station_id)
     if desired is None:
-        return _mark(row, desired, occasion) if row.in_flight else FORGET
+        return _mark(row, desired, occasion) if row.in_flight else None if row.reason == GONE else FORGET
     moved = row if row.station_id == station_id else replace(row, station_id=station_id)
     if row.in_flight:
         decision = _mark(moved, desired, occasion)

@@ -39,10 +39,10 @@ class Hand:
             if not captured.changes and walked is None:
                 return changes
 
-    async def claim(self, emp: str = "a", *, lease_s: float = 60.0) -> dict[str, Claim]:
+    async def claim(self, emp: str = "a", *, lease_s: float = 60.0, quiet_s: float = 0.0) -> dict[str, Claim]:
         async with self.conn.transaction():
             await claims.lock_emp(self.conn, emp)
-            return {c.key: c for c in await claims.claim(self.conn, emp, limit=100, lease_s=lease_s)}
+            return {c.key: c for c in await claims.claim(self.conn, emp, limit=100, lease_s=lease_s, quiet_s=quiet_s)}
 
     async def answer(self, claim: Claim, outcome: str = "accepted", emp: str = "a", quiet_s: float = 0.0, **said: Any) -> None:
         async with self.conn.transaction():

@@ -320,7 +320,7 @@ async def test_looks_for_due_messages_begin_where_the_one_before_ended(cpo: Rig)
         async def claimed(limit: int) -> list[str]:
             async with daemon.conn.transaction():
                 turn = await claims.lock_emp(daemon.conn, "a")
-                found = await claims.claim(daemon.conn, "a", limit=limit, lease_s=60.0, now=turn.now, horizon=horizon)
+                found = await claims.claim(daemon.conn, "a", limit=limit, lease_s=60.0, quiet_s=0.0, now=turn.now, horizon=horizon)
                 return sorted(claim.key for claim in found)
 
         found = await claimed(3)

@@ -78,7 +78,7 @@ async def round_trip(daemon: Hand, statements: list[int]) -> int:
     with counting(statements, 2):
         async with daemon.conn.transaction():
             await claims.lock_emp(daemon.conn, "a")
-            claimed = await claims.claim(daemon.conn, "a", limit=1000, lease_s=60.0)
+            claimed = await claims.claim(daemon.conn, "a", limit=1000, lease_s=60.0, quiet_s=0.0)
     with counting(statements, 2):
         async with daemon.conn.transaction():
             await claims.lock_emp(daemon.conn, "a")

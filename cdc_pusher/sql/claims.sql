@@ -37,6 +37,15 @@ WITH expired AS (
 SELECT count(*) AS expired, (SELECT count(*) FROM noted) AS superseded
 FROM expired
 
+-- name: forget
+-- What nobody wants any more, once no request of it can be processed late.
+DELETE FROM cdc_pusher.outbox
+WHERE emp = %(emp)s
+  AND state = 'pending'
+  AND next_attempt_at <= now()
+  AND reason = %(gone)s
+  AND uncertain_at + make_interval(secs => %(quiet_s)s) <= now()
+
 -- name: promote
 -- Of each class of messages that more urgent ones have kept waiting for some seconds, let the oldest two go first: nothing starves.
 UPDATE cdc_pusher.outbox AS o
@@ -49,6 +58,7 @@ CROSS JOIN LATERAL (
       AND state = 'pending'
       AND priority = class.priority
       AND next_attempt_at < now() - interval '5 s'
+      AND reason IS DISTINCT FROM %(gone)s
     ORDER BY next_attempt_at
     LIMIT 2
 ) AS oldest
@@ -79,7 +89,7 @@ WHERE o.emp = %(emp)s
 -- Take due messages for the length of a lease, but for those that a request of ours without a claim may still be under way for. A status
 -- waits while its station is about to let go of the EVSE; a station waits until no status of an EVSE that it lets go is in flight, and until
 -- the EVSEs that it carries have left other stations at the EMP. (Sub-selects instead of joins: whatever the planner believes, each row is
--- found by its key.)
+-- found by its key.) What is claimed while an earlier request may still be processed keeps `uncertain_at`: that has to be sent once more.
 WITH due AS (
     SELECT found.*
     FROM unnest(%(priorities)s::smallint[], %(since)s::timestamptz[]) WITH ORDINALITY AS p (priority, since, turn)
@@ -96,6 +106,7 @@ WITH due AS (
           AND o.state = 'pending'
           AND o.priority = p.priority
           AND o.next_attempt_at BETWEEN p.since AND now()
+          AND o.reason IS DISTINCT FROM %(gone)s
           AND NOT o.key = ANY (%(not_yet)s)
           AND CASE o.kind
               WHEN 'status' THEN NOT EXISTS (
@@ -148,7 +159,8 @@ SET state = 'in_flight',
     sending_gen = o.desired_gen,
     reason = NULL,
     next_attempt_at = NULL,
-    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
+    uncertain_at = CASE WHEN o.uncertain_at + make_interval(secs => %(quiet_s)s) > now() THEN o.uncertain_at END
 FROM due
 WHERE o.emp = due.emp
   AND o.kind = due.kind
@@ -181,8 +193,8 @@ WHERE e.emp = %(emp)s
   )
 
 -- name: record
--- The answers to claimed messages. What is accepted while an earlier request may still be processed is sent once more when that is over. One
--- that is not in flight any more under this claim came too late and counts for nothing: the message is sent again. A message that is no
+-- The answers to claimed messages. What was sent while an earlier request could still be processed (`uncertain_at`, as the claim has left it)
+-- is sent once more when that is over, however late it is answered. One that is not in flight any more under this claim came too late and counts for nothing: the message is sent again. A message that is no
 -- longer the last word (superseded) is captured again; after a failure it keeps its back-off. (coalesce keeps the planner from the index of
 -- what is in flight, which it takes for empty, and which a long transaction elsewhere fills with what has died.) The audit trail has them all.
 WITH answer AS MATERIALIZED (
@@ -258,7 +270,9 @@ JOIN cdc_pusher.outbox AS was
     ON was.emp = %(emp)s
    AND was.kind = a.kind
    AND was.key = a.key
-CROSS JOIN LATERAL (SELECT nullif(greatest(was.uncertain_at + make_interval(secs => %(quiet_s)s), now()), now()) AS until) AS q
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN was.uncertain_at IS NOT NULL THEN greatest(was.uncertain_at + make_interval(secs => %(quiet_s)s), now()) END AS until
+) AS q
 WHERE o.emp = was.emp
   AND o.kind = was.kind
   AND o.key = was.key
@@ -349,6 +363,7 @@ SET state = CASE WHEN state IN ('in_flight', 'held') THEN state ELSE 'pending' E
 WHERE emp = %(emp)s
   AND kind = 'status'
   AND key = ANY (%(evses)s)
+  AND reason IS DISTINCT FROM %(gone)s
 
 -- name: send_stations_again
 -- The EMP said that it does not know an EVSE that it had accepted: whether it has its station is in doubt, so that is sent again, and its

@@ -180,12 +180,34 @@ WHERE o.emp = r.emp
   AND o.key = r.key
 
 -- name: forget_entries
--- Rows of what the EMP never had and need not have.
+-- Rows of what the EMP never had and need not have, and of statuses that nobody wants; but what may still be processed late is remembered,
+-- for the entity may come back.
+WITH unwanted AS MATERIALIZED (
+    SELECT emp, kind, key
+    FROM unnest(%(emp)s::text[], %(kind)s::text[], %(key)s::text[]) AS r (emp, kind, key)
+), remembered AS (
+    UPDATE cdc_pusher.outbox AS o
+    SET state = 'pending',
+        reason = %(reason)s,
+        acknowledged = NULL,
+        doubtful = NULL,
+        delivered_gen = 0,
+        resend_gen = 0,
+        attempts = 0,
+        next_attempt_at = clock_timestamp(),
+        changed_at = coalesce(o.changed_at, clock_timestamp())
+    FROM unwanted AS r
+    WHERE o.emp = r.emp
+      AND o.kind = r.kind
+      AND o.key = r.key
+      AND o.uncertain_at IS NOT NULL
+)
 DELETE FROM cdc_pusher.outbox AS o
-USING unnest(%(emp)s::text[], %(kind)s::text[], %(key)s::text[]) AS r (emp, kind, key)
+USING unwanted AS r
 WHERE o.emp = r.emp
   AND o.kind = r.kind
   AND o.key = r.key
+  AND o.uncertain_at IS NULL
 
 -- name: list_evses
 -- Which station lists which EVSE now.

@@ -107,6 +107,21 @@ class AnyClaimCounts(Protocol):
         return row.state == IN_FLIGHT
 
 
+class QuietTimeEndsInFlight(Protocol):
+    """What was sent within the quiet time and is recorded after it is delivered."""
+
+    def is_quiet(self, state: State, index: int) -> bool:
+        entity = state.entities[index]
+        return entity.row.quiet and not any(job.phase == LATE for job in entity.jobs)
+
+
+class RowGoesWithItsDoubt(Protocol):
+    """The row of a status that nobody wants is forgotten, and with it that a request may come late."""
+
+    def forgotten(self, row: Row) -> Row:
+        return Row()
+
+
 # ── invariant 4: a status follows its station ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -153,25 +168,3 @@ class NoEpochOfLanes(Protocol):
 
     def lanes(self, state: State) -> Iterator[Step]:
         return (step for step in super().lanes(state) if step[0].verb != "is refused")
-
-
-# ── what the code does ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class QuietTimeEndsInFlight(Protocol):
-    """What was sent within the quiet time and is recorded after it is delivered (`record` in claims.sql)."""
-
-    def is_quiet(self, state: State, index: int) -> bool:
-        entity = state.entities[index]
-        return entity.row.quiet and not any(job.phase == LATE for job in entity.jobs)
-
-
-class RowGoesWithItsDoubt(Protocol):
-    """The row of a status that nobody wants is forgotten, and with it that a request may come late (`forget_entries` in outbox.sql)."""
-
-    def forgotten(self, row: Row) -> Row:
-        return Row()
-
-
-class AsCoded(QuietTimeEndsInFlight, RowGoesWithItsDoubt):
-    """All that differs."""

@@ -16,7 +16,7 @@ from rig import REFERENCE_SCHEMA
 from cdc_pusher import migrate, triggers
 from cdc_pusher.config import SourceSettings
 from cdc_pusher.database import connect
-from model.mutants import AsCoded, SupersededIsForgotten
+from model.mutants import SupersededIsForgotten
 from model.protocol import Bounds, Protocol
 from model.step import Step
 from model.twin import Twin
@@ -82,7 +82,7 @@ async def replayed(dsn: str, protocol: Protocol, seed: int) -> set[str]:
     ids=["with leases", "without"],
 )
 def test_the_code_does_what_the_model_does(model_dsn: str, bounds: Bounds, seed: int) -> None:
-    seen = asyncio.run(replayed(model_dsn, AsCoded(bounds), seed))
+    seen = asyncio.run(replayed(model_dsn, Protocol(bounds), seed))
     assert {"writes", "claims", "records 'accepted'", "finds a claim run out", "the quiet time is over", "crashes"} <= seen
 
 

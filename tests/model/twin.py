@@ -16,9 +16,10 @@ from cdc_pusher import capture, claims, enqueue, outbox
 from cdc_pusher.claims import Claim, Result
 from cdc_pusher.database import BY_INDEX, Connection, connect
 from cdc_pusher.errors import LeaseLost
+from cdc_pusher.reconcile import GONE
 from cdc_pusher.source import Source
 from model.capture import OUTBOX, OUTBOX_END, SOURCE, SOURCE_END
-from model.state import DAEMONS, ENTITIES, LATER, NOW, OLD, STATION, WAITS, Row, State, deletion
+from model.state import DAEMONS, ENTITIES, LATER, NOW, OLD, PARKED, STATION, WAITS, Row, State, deletion
 from model.step import Label
 
 KEYS = ("s1", "DE*8PS*E1", "DE*8PS*E2")
@@ -52,7 +53,7 @@ SET uncertain_at = uncertain_at - interval '1 day', next_attempt_at = CASE WHEN 
 WHERE key = %s
 """
 ROWS = """
-SELECT key, state, payload, acknowledged, doubtful, desired_gen, sending_gen, delivered_gen, resend_gen,
+SELECT key, state, reason, payload, acknowledged, doubtful, desired_gen, sending_gen, delivered_gen, resend_gen,
     coalesce(uncertain_at > now() - interval '1 h', false) AS quiet, next_attempt_at, next_attempt_at > now() + interval '1 min' AS is_later
 FROM cdc_pusher.outbox
 """
@@ -219,7 +220,7 @@ class Twin:
         async with conn.transaction():
             await self._lock(d)
             others = [KEYS[other] for other in ENTITIES if other != index]
-            claimed = await claims.claim(conn, "a", limit=1, lease_s=600.0, not_yet=others)
+            claimed = await claims.claim(conn, "a", limit=1, lease_s=600.0, quiet_s=QUIET_S, not_yet=others)
         assert [claim.key for claim in claimed] == [KEYS[index]], f"{KEYS[index]} is not to be claimed: {claimed}"
         self.claims[index] += claimed
 
@@ -248,6 +249,7 @@ class Twin:
 
     async def _later(self, index: int) -> None:
         await self.cpo.execute(LATER_ON, [KEYS[index]])
+        await claims.forget(self.conns[2], "a", quiet_s=QUIET_S)
 
     # ── comparison ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -280,6 +282,8 @@ class Twin:
 
 
 def _row(row: dict[str, Any]) -> Row:
+    if row["reason"] == GONE:
+        return Row(PARKED, quiet=row["quiet"])
     sending = row["sending_gen"]
     again = 2 if sending is not None and row["resend_gen"] > sending else int(row["resend_gen"] > row["delivered_gen"])
     return Row(
