@@ -5,6 +5,8 @@ They must never disturb the CPO's own work (design, invariant 1), and their form
 - One function a watch, row level, AFTER. It compares the watched columns itself, by name, when it runs: a trigger with `WHEN (OLD.x …)` or
   `UPDATE OF x` would make the CPO's own `ALTER TABLE … DROP COLUMN x` fail.
 - SECURITY DEFINER with a pinned search_path: the writing role needs no right on our schema, and no other schema can shadow a name.
+- Nobody's code runs with the rights of its owner: what is not of a type of Postgres' own may have casts by anybody, so it is noted by its
+  output function, and capture makes a station of it.
 - Rows are compared with `*=` (by their bytes), which every type has and no search_path can change.
 - It only inserts, and names the station without a query where it can; which stations a sub-select or a function names is looked up by
   capture, after the commit, with the daemon's rights.
@@ -43,12 +45,13 @@ CREATE OR REPLACE FUNCTION cdc_pusher.{name}() RETURNS trigger
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '10ms'
     {settings}
-AS $cdc_pusher${body}$cdc_pusher$
+AS {body}
 """
 _BODY = """
 DECLARE
     cdc_pusher_new {type};
     cdc_pusher_old {type};
+    cdc_pusher_statement text;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         IF {same} THEN
@@ -65,10 +68,10 @@ BEGIN
         INSERT INTO cdc_pusher.change (station_id) VALUES (NULL);
     END IF;
     IF TG_OP IN ('INSERT', 'UPDATE') THEN
-        cdc_pusher_new := {of_new};
+        {of_new}
     END IF;
     IF TG_OP IN ('UPDATE', 'DELETE') THEN
-        cdc_pusher_old := {of_old};
+        {of_old}
     END IF;
     IF cdc_pusher_old IS DISTINCT FROM cdc_pusher_new AND cdc_pusher_old IS NOT NULL THEN
         INSERT INTO cdc_pusher.change {columns} VALUES ({watch}cdc_pusher_old);
@@ -95,10 +98,12 @@ EXCEPTION WHEN OTHERS THEN
         END IF;
         -- A plan that this session made before the table was altered fails for ever; dynamic SQL is planned anew.
         IF TG_OP IN ('UPDATE', 'DELETE') THEN
-            EXECUTE {record} USING OLD;
+            EXECUTE {statement} INTO cdc_pusher_statement USING OLD;
+            EXECUTE cdc_pusher_statement USING OLD;
         END IF;
         IF TG_OP IN ('INSERT', 'UPDATE') THEN
-            EXECUTE {record} USING NEW;
+            EXECUTE {statement} INTO cdc_pusher_statement USING NEW;
+            EXECUTE cdc_pusher_statement USING NEW;
         END IF;
     EXCEPTION WHEN OTHERS THEN
         BEGIN
@@ -114,6 +119,16 @@ EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END
 """
+
+_DEFERRED = sql.SQL("(watch, source_row)")
+_IS_PLAIN = sql.SQL("pg_typeof({value})::oid < 16384")  # FirstNormalObjectId: below it are the types that come with Postgres
+# One column for jsonb_build_object, which calls a cast to json where somebody has made one, and so that none is called: format() takes the
+# type's own output function, which only superusers can make.
+_AS_IT_IS = sql.SQL("{value}")
+_AS_IT_SAYS = sql.SQL(
+    "CASE WHEN {value} IS NULL THEN NULL WHEN pg_typeof({value})::oid < 16384 THEN to_jsonb({value})"
+    " ELSE to_jsonb(format('%s', {value})) END"
+)
 
 # A name in SQL, the dot before it, and what is after it if that is a dot.
 _NAME = re.compile(r'(\.\s*)?(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))(?=(\s*\.\s*\*?)?)')
@@ -166,44 +181,83 @@ class Attachment:
 
 def wanted(watch: Watch, table: Table) -> Attachment:
     """What the configuration asks for on this table."""
-    columns = sql.SQL("(watch, source_row)" if watch.is_deferred else "(station_id)")
-    name = sql.SQL("{}, ").format(sql.Literal(watch.name)) if watch.is_deferred else sql.SQL("")
-    record = sql.SQL("INSERT INTO cdc_pusher.change {} SELECT {}r.* FROM (SELECT {}) AS r (said) WHERE r.said IS NOT NULL").format(
-        columns, name, _said("($1)", watch, table)
-    )
     body = sql.SQL(_BODY).format(  # one constant text
         type=sql.SQL("jsonb" if watch.is_deferred else "text"),
-        columns=columns,
-        watch=name,
-        of_new=_said("NEW", watch, table),
-        of_old=_said("OLD", watch, table),
+        columns=_DEFERRED if watch.is_deferred else sql.SQL("(station_id)"),
+        watch=sql.SQL("{}, ").format(sql.Literal(watch.name)) if watch.is_deferred else sql.SQL(""),
+        of_new=_noting("new", watch, table),
+        of_old=_noting("old", watch, table),
         same=_same(watch.columns),
-        record=sql.Literal(record.as_string()),
+        statement=sql.Literal(_statement(watch, table).as_string()),
         channel=sql.Literal(CHANNEL),
     )
     styles = STYLES if any(_named_columns(watch, table.styled)) else {}
     return Attachment(table=watch.table, name=watch.name, body=body.as_string(), styles=styles)
 
 
-def _said(row: str, watch: Watch, table: Table) -> sql.Composable:
-    """An expression for what one row says about its station: the id (NULL: of none), or the columns that the sub-select may name.
+def _noting(row: str, watch: Watch, table: Table) -> sql.Composable:
+    """What is noted of one row (new or old): the id of its station (NULL: of none), or the columns that `station` may name.
 
     A sub-select is not run here: it would cost the CPO's transaction time, read rows that a serializable transaction then depends on, and
-    not see what others have yet to commit. A function is not called here: it would run with the rights of the trigger's owner. A column is
-    named without a query, which PL/pgSQL evaluates in a tenth of the time.
+    not see what others have yet to commit. A function is not called here, nor a cast that may be one: it would run with the rights of the
+    trigger's owner. PL/pgSQL plans a branch when it is first taken, and planning alone would call it.
     """
+    variable, record = sql.SQL(f"cdc_pusher_{row}"), row.upper()
     if watch.is_deferred:
-        return _row_of(row, [*_named_columns(watch, table.columns), *table.domains])  # capture makes a row of them again
+        return sql.SQL("{} := {};").format(variable, _row_of(record, watch, table))
+    noting = "IF {} THEN {} := {}; ELSE INSERT INTO cdc_pusher.change {} VALUES ({}, {}); END IF;"
+    return sql.SQL(noting).format(
+        _is_plain(record, watch, table),
+        variable,
+        _id_of(record, watch, table),
+        _DEFERRED,
+        sql.Literal(watch.name),
+        _row_of(record, watch, table),
+    )
+
+
+def _statement(watch: Watch, table: Table) -> sql.Composable:
+    """A query of the row $1 that gives the statement to record it by, which is planned only when it is known to be safe."""
+    insert = "INSERT INTO cdc_pusher.change {} SELECT {}r.* FROM (SELECT {}) AS r (said) WHERE r.said IS NOT NULL"
+    name = sql.SQL("{}, ").format(sql.Literal(watch.name))
+    deferred = sql.SQL(insert).format(_DEFERRED, name, _row_of("($1)", watch, table))
+    if watch.is_deferred:
+        return sql.SQL("SELECT {}").format(sql.Literal(deferred.as_string()))
+    direct = sql.SQL(insert).format(sql.SQL("(station_id)"), sql.SQL(""), _id_of("($1)", watch, table))
+    either = (sql.Literal(direct.as_string()), sql.Literal(deferred.as_string()))
+    return sql.SQL("SELECT CASE WHEN {} THEN {} ELSE {} END").format(_is_plain("($1)", watch, table), *either)
+
+
+def _id_of(row: str, watch: Watch, table: Table) -> sql.Composable:
+    """The id of the station; a column is named without a query, which PL/pgSQL evaluates in a tenth of the time."""
     if (column := watch.station_column) is not None and column in table.columns:
-        return sql.SQL("{}.{}::text").format(sql.SQL(row), sql.Identifier(column))
+        return sql.SQL("{}::text").format(_value(row, column))
     query = "(SELECT ({})::text FROM (SELECT {}.*) AS {})"
-    return sql.SQL(query).format(sql.SQL(watch.station), sql.SQL(row), sql.Identifier(watch.alias))  # the operator's SQL; NEW or OLD
+    return sql.SQL(query).format(sql.SQL(watch.station), sql.SQL(row), sql.Identifier(watch.alias))  # the operator's SQL
 
 
-def _row_of(row: str, columns: Sequence[str]) -> sql.Composable:
-    pairs = [sql.SQL("{}, {}.{}").format(sql.Literal(column), sql.SQL(row), sql.Identifier(column)) for column in dict.fromkeys(columns)]
-    parts = [pairs[start : start + MOST_PAIRS] for start in range(0, len(pairs), MOST_PAIRS)] or [[]]
+def _row_of(row: str, watch: Watch, table: Table) -> sql.Composable:
+    """The columns that `station` may name as jsonb, of which capture makes a row again."""
+    columns = list(dict.fromkeys([*_named_columns(watch, table.columns), *table.domains]))
+    quick, safe = (_object([(column, form.format(value=_value(row, column))) for column in columns]) for form in (_AS_IT_IS, _AS_IT_SAYS))
+    return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(_is_plain(row, watch, table), quick, safe)
+
+
+def _object(pairs: Sequence[tuple[str, sql.Composable]]) -> sql.Composable:
+    named = [sql.SQL("{}, {}").format(sql.Literal(column), value) for column, value in pairs]
+    parts = [named[start : start + MOST_PAIRS] for start in range(0, len(named), MOST_PAIRS)] or [[]]
     return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(part)) for part in parts)
+
+
+def _is_plain(row: str, watch: Watch, table: Table) -> sql.Composable:
+    """Whether all that `station` may name is, by now, of Postgres' own types."""
+    columns = dict.fromkeys([*_named_columns(watch, table.columns), *table.domains])
+    conditions = [_IS_PLAIN.format(value=_value(row, column)) for column in columns]
+    return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+
+def _value(row: str, column: str) -> sql.Composable:
+    return sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(column))
 
 
 def _named_columns(watch: Watch, table_columns: Collection[str]) -> Iterator[str]:
@@ -335,6 +389,8 @@ async def _drift(conn: Connection, attachment: Attachment) -> str | None:
         return "the trigger's function is not the one that the configuration asks for"
     if not row["is_definer"] or set(row["settings"] or ()) != attachment.settings:
         return "the trigger's function has lost SECURITY DEFINER or a setting"
+    if row["is_public"]:
+        return "the trigger's function may be put on any table by anybody who may use schema cdc_pusher"
     if not row["can_record"]:
         return f"the owner of the trigger's function, {row['owner']}, may not write to the change log"
     return None
@@ -345,8 +401,9 @@ def _creation(attachment: Attachment, owner: str | None) -> list[sql.Composed]:
     function = sql.SQL("cdc_pusher.{}()").format(name)
     settings = sql.SQL(" ").join(sql.SQL("SET {} = {}").format(sql.Identifier(n), sql.Literal(v)) for n, v in attachment.styles.items())
     return [
-        sql.SQL(_FUNCTION).format(name=name, settings=settings, body=sql.SQL(attachment.body)),  # made of quoted parts
+        sql.SQL(_FUNCTION).format(name=name, settings=settings, body=sql.Literal(attachment.body)),
         sql.SQL("COMMENT ON FUNCTION {} IS {}").format(function, sql.Literal(attachment.version)),
+        sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(function),  # or whoever may see our schema puts it on tables of their own
         *([sql.SQL("ALTER FUNCTION {} OWNER TO {}").format(function, sql.Identifier(owner))] if owner else []),
         *(
             sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}").format(
