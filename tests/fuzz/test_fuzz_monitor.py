@@ -31,8 +31,8 @@ def served() -> Iterator[Served]:
 
 def statuses(answer: bytes) -> set[int]:
     """Of all answers there are; nothing else may be said."""
-    assert answer == b"" or answer.startswith(b"HTTP/1.")
-    return {int(status) for status in re.findall(rb"^HTTP/1\.[01] (\d{3}) ", answer, re.MULTILINE)}
+    assert re.match(rb"HTTP/\d\.\d |$", answer)
+    return {int(status) for status in re.findall(rb"^HTTP/\d\.\d (\d{3}) ", answer, re.MULTILINE)}
 
 
 methods = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT", b"OPTIONS", b"TRACE", b"CONNECT", b"PRI", b"get", b"G\x00T"]) | st.binary(
@@ -109,6 +109,7 @@ def requests(draw: st.DrawFn) -> bytes:
 @given(parts=st.lists(requests() | st.binary(max_size=100), min_size=1, max_size=3), ends=st.booleans())
 @example(parts=[GET + b"\r\n"] * 1000, ends=False)
 @example(parts=[b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n"], ends=True)
+@example(parts=[b"GET /livez HTTP/0.9\r\n\r\n"], ends=False)
 @example(parts=[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], ends=True)
 @example(parts=[b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ends=True)
 @example(parts=[b"\r\n" * 10_000, GET, b"\r\n"], ends=True)
