@@ -93,8 +93,12 @@ def _renderers() -> list[structlog.typing.Processor]:
 
 
 def _plainly(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """A processor of structlog; a traceback keeps its lines."""
-    return {name: "\n".join(map(plain, str(value).split("\n"))) if name == "exception" else _shown(value) for name, value in event.items()}
+    """A processor of structlog; a traceback keeps its lines, none of which can be taken for one of the log."""
+    return {name: _indented(str(value)) if name == "exception" else _shown(value) for name, value in event.items()}
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {plain(line)}" for line in text.split("\n"))
 
 
 def _shown(value: object) -> object:
