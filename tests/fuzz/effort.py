@@ -4,16 +4,25 @@ import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 
 
-def examples(most: int) -> settings:
-    """So many unless FUZZ_EXAMPLES says another number; time is bounded by what a test says of it, not for each example."""
+def examples(most: int) -> Callable[[Test], Test]:
+    """So many unless FUZZ_EXAMPLES says another number, which may take as long as it takes."""
     checks = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture, HealthCheck.large_base_example)
-    return settings(max_examples=int(EXAMPLES or most), deadline=None, suppress_health_check=checks)
+    effort = settings(max_examples=int(EXAMPLES or most), deadline=None, suppress_health_check=checks)
+
+    def decorate(test: Test) -> Test:
+        return pytest.mark.timeout(0)(effort(test)) if EXAMPLES else effort(test)
+
+    return decorate
 
 
 @contextmanager
@@ -26,13 +35,3 @@ def at_most(peak_bytes: int) -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak <= peak_bytes, f"{peak:,} bytes at once"
-
-
-def peak_of(work: Callable[[], object]) -> int:
-    """How many bytes were held at once, beside what was held before."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
