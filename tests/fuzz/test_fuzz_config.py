@@ -36,11 +36,11 @@ keys = st.sampled_from(
             "log_level",
         ),
     ]
-) | st.text(st.characters(exclude_categories=("Cs",)), max_size=5)
+) | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 words = st.sampled_from(
     [KEY, "", "http://[", "https://emp.example/", "p" * 16, "127.0.0.1:9465", "[::1]:1", "a:99999", "key\x00", "/", "."]
 )
-scalars = st.booleans() | st.integers() | st.floats() | words | st.text(st.characters(exclude_categories=("Cs",)), max_size=10)
+scalars = st.booleans() | st.integers() | st.floats() | words | st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=10)
 pieces = st.sampled_from(
     ["[", "]", "[[", "]]", "=", '"', "'''", '"""', ".", ",", "\n", "{", "}", "#", "emp", "plug", "1e9", "inf", "0x", "2026-13-01", "\\u"]

@@ -50,7 +50,7 @@ odd = st.sampled_from(
     ]
 )
 texts = st.text(st.characters(exclude_categories=()), max_size=30) | st.text(
-    st.characters(exclude_categories=("C",)), min_size=1, max_size=30
+    st.characters(exclude_categories=["C"]), min_size=1, max_size=30
 )
 anything = st.none() | st.booleans() | st.integers() | st.floats() | st.decimals() | texts | odd
 notes = st.lists(
@@ -70,7 +70,7 @@ connectors = st.lists(
 changes = st.dictionaries(st.sampled_from(STATION_COLUMNS), anything, max_size=2).flatmap(
     lambda few: st.fixed_dictionaries({}, optional={"connectors": connectors, "open_hour_notes": notes}).map(lambda more: {**few, **more})
 )
-FULL = {
+FULL: dict[str, Any] = {
     **dict.fromkeys(
         ("name", "description", "street", "street_number", "city", "zip", "phone", "fax", "web", "email"), "\U0001f50c" * 10_000
     ),

@@ -71,7 +71,7 @@ LITERALS = {
     '"char"': ["\x7f", ""],
     "tsvector": ["a:1 b"],
 }
-texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=("Cs",)), max_size=20)
+texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
 casts = st.sampled_from(sorted(LITERALS)).flatmap(
     lambda name: st.tuples(st.just(name), st.lists(st.sampled_from(LITERALS[name]) | texts, max_size=3))
 )

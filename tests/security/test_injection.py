@@ -117,8 +117,8 @@ async def test_tables_columns_and_types_with_such_names_work(cpo: str) -> None:
                 theirs.execute(sql.SQL("INSERT INTO {} VALUES ({}, 'x')").format(table, sql.Literal(text)))
         row = await (await conn.execute("SELECT is_called FROM cdc_pusher.missed")).fetchone()
         assert row == {"is_called": False}
-        for table, watch_name in await triggers.attached(conn):
-            await triggers.detach(conn, table, watch_name)
+        for quoted_table, watch_name in await triggers.attached(conn):
+            await triggers.detach(conn, quoted_table, watch_name)
         assert await triggers.attached(conn) == []
     assert is_unhurt(cpo)
 

@@ -75,7 +75,7 @@ async def hostile(dsn: str, tmp_path: Path) -> AsyncIterator[Rig]:
         daemon = await cpo.ready_daemon()
 
         async def rejected() -> bool:
-            return await cpo.value("SELECT count(*) FROM cdc_pusher.outbox WHERE state IN ('held', 'rejected')") >= 2
+            return bool(await cpo.value("SELECT count(*) FROM cdc_pusher.outbox WHERE state IN ('held', 'rejected')") >= 2)
 
         await until(rejected, "one is held, one is rejected")
         await daemon.stop()
