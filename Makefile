@@ -5,6 +5,8 @@
 #   make faults                     prove it: the fault campaign, a quarter of an hour; KINDS='killed ended' SEED=7 RUNS=3, MUTANTS=all: docs/reliability.md
 #   make plots                      docs/plots, from what `make bench` has measured here
 #   make alerts                     check the alerting rules and run their tests, with promtool
+#   make fuzz                       the tests in tests/fuzz with FUZZ_EXAMPLES=100000 each; and guided by coverage: ONLY=decode SECONDS=600
+#   make audit                      ask the package index for withdrawn and vulnerable releases among our pins
 #   make check                      all that .ci/run checks of the code
 #   make deb                        dist/cdc-pusher_VERSION_ARCH.deb: packaging/README.md
 #   make deb-check                  … and try it in a clean Debian; as root, with debootstrap
@@ -21,7 +23,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts bench faults plots demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts audit bench demo faults fuzz plots test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,6 +75,18 @@ format: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+audit: $(STAMP)
+	$(BIN)/python .ci/audit.py
+
+# Without ONLY by Hypothesis alone; with it one surface, guided by coverage (atheris, which is not to be had for every Python).
+fuzz: $(STAMP)
+ifdef ONLY
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/guided.py $(ONLY) $(or $(SECONDS),60)
+else
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),100000) $(BIN)/python -m pytest tests/fuzz $(ARGS)
+endif
 
 layers: $(STAMP)
 	$(BIN)/lint-imports

@@ -80,6 +80,7 @@ class Fleet:
             self.fill(1, self.stations)
             sections = (EMP.format(name=name, url=json.dumps(url), concurrency=CONCURRENCY) for name, url in self._emps.items())
             self.config.write_text(CONFIG.format(dsn=json.dumps(dsn)) + "".join(sections))
+            self.config.chmod(0o600)
             self.command("migrate")
             self._stack = stack.pop_all()
         return self

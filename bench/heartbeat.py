@@ -86,6 +86,7 @@ class _Bench:
             found = re.search(r"http://\S+", emp.stdout.readline())
             assert found is not None
             self.config.write_text(CONFIG.format(dsn=json.dumps(self.server.dsn()), url=json.dumps(found[0].rstrip("."))))
+            self.config.chmod(0o600)
             with cdc_pusher("migrate", "--config", str(self.config), stdout=subprocess.DEVNULL) as migrating:
                 assert migrating.wait() == 0, "cdc-pusher migrate has failed"
             with cdc_pusher("run", "--config", str(self.config), stderr=subprocess.DEVNULL) as daemon:

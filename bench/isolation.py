@@ -79,6 +79,7 @@ def _latencies(conn: psycopg.Connection, dsn: str, directory: Path, emps: dict[s
     config = directory / "config.toml"
     sections = (EMP.format(name=name, url=json.dumps(url)) for name, url in emps.items())
     config.write_text(f"[database]\ndsn = {json.dumps(dsn)}\n{''.join(sections)}")
+    config.chmod(0o600)
     with cdc_pusher("migrate", "--config", str(config), stdout=subprocess.DEVNULL) as migrating:
         assert migrating.wait() == 0, "cdc-pusher migrate has failed"
     with cdc_pusher("run", "--config", str(config), stderr=subprocess.DEVNULL):

@@ -76,6 +76,7 @@ class _Bench:
 
     def configure(self, interval: float) -> None:
         self.config.write_text(CONFIG.format(dsn=json.dumps(self.dsn), interval=interval))
+        self.config.chmod(0o600)
 
     def sql(self, statement: str) -> list[Any]:
         cursor = self._conn.execute(statement.encode())

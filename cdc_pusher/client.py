@@ -17,7 +17,7 @@ import aiohttp
 import httpx
 
 from cdc_pusher import __version__, oioi
-from cdc_pusher.config import EmpSettings
+from cdc_pusher.config import EmpSettings, require_private
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.model import Answer, Failure, Kind, Payload
 
@@ -109,11 +109,12 @@ class EmpClient:
 def tls(settings: EmpSettings) -> ssl.SSLContext:
     """How we speak TLS with the EMP: its certificate is always verified, by `ca_file` or the authorities that everybody trusts.
 
-    Raises `ConfigurationError`: a file that cannot be read, or holds no certificate or key.
+    Raises `ConfigurationError`: a file that cannot be read, or holds no certificate or key, or a key that everybody may read.
     """
     try:
         context = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else httpx.create_ssl_context(trust_env=False)
         if settings.client_certificate_file:
+            require_private(settings.client_key_file or settings.client_certificate_file, "the client certificate's key file")
             context.load_cert_chain(settings.client_certificate_file, settings.client_key_file, password=_no_password)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         files = [str(file) for file in (settings.ca_file, settings.client_certificate_file, settings.client_key_file) if file]

@@ -8,6 +8,7 @@ what is wrong. Keys of an EMP are read from a file, a systemd credential or the 
 import hashlib
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -35,6 +36,8 @@ _NAME = r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))'
 _COLUMN = re.compile(rf"(?:{_NAME}\s*\.\s*)?{_NAME}")
 
 DEFAULT_PATHS = (Path("/etc/cdc-pusher/config.toml"), Path("cdc-pusher.toml"))
+
+KEY_LIMIT = 4096  # bytes
 
 REFERENCE_STATIONS = "SELECT {} FROM public.station".format(", ".join(("id AS station_id", *STATION_COLUMNS[1:])))
 REFERENCE_CONNECTORS = "SELECT {} FROM public.connector".format(", ".join(CONNECTOR_COLUMNS))
@@ -227,7 +230,7 @@ def load(path: Path | None = None) -> Settings:
     Raises `ConfigurationError`: file not there or not TOML, variable not JSON, unknown key, wrong type, no API key for an EMP.
     """
     settings = read(path)
-    return settings.model_copy(update={"emp": {name: with_api_key(name, emp) for name, emp in settings.emp.items()}})
+    return settings.model_copy(update={"emp": {name: with_api_key(name, emp, path) for name, emp in settings.emp.items()}})
 
 
 def read(path: Path | None = None) -> Settings:
@@ -239,7 +242,9 @@ def read(path: Path | None = None) -> Settings:
         raise ConfigurationError(f"{path or 'environment'}: {_sentence(error)}") from None
     except SettingsError as error:  # its cause holds the variable, and that may be a key
         raise ConfigurationError(f"environment: {error}: not valid JSON") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # they hold the whole file
+    except RecursionError:
+        raise ConfigurationError(f"{path or 'environment'}: nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits; it may hold the whole file
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
@@ -291,28 +296,51 @@ def _sentence(error: ValidationError) -> str:
     return "; ".join(one(problem) for problem in error.errors(include_input=False, include_url=False))
 
 
-def with_api_key(name: str, emp: EmpSettings) -> EmpSettings:
-    """The EMP, as `read` returns it, with its key: from the environment, else `api_key_file`, else the systemd credential `NAME.api-key`.
+def with_api_key(name: str, emp: EmpSettings, path: Path | None = None) -> EmpSettings:
+    """The EMP, as `read` returns it from `path`, with its key: from the environment, else the configuration, else `api_key_file`, else the
+    systemd credential `NAME.api-key`.
 
-    Raises `ConfigurationError`.
+    Raises `ConfigurationError`, also for a file that everybody may read or write.
     """
+    file = key_origin(name, emp, path)
     if emp.api_key is not None:
+        if file is not None:
+            require_private(file, f"emp.{name}: the file with its API key")
         key, origin = emp.api_key.get_secret_value(), "api_key"
+    elif file is None:
+        variable = f"CDC_PUSHER_EMP__{name.upper()}__API_KEY"
+        raise ConfigurationError(f"emp.{name}: no API key; set api_key_file, the systemd credential {name}.api-key or {variable}")
     else:
-        file = _key_file(name, emp)
-        if file is None:
-            variable = f"CDC_PUSHER_EMP__{name.upper()}__API_KEY"
-            raise ConfigurationError(f"emp.{name}: no API key; set api_key_file, the systemd credential {name}.api-key or {variable}")
-        try:
-            key, origin = file.read_text(encoding="ascii"), str(file)
-        except OSError as error:
-            raise ConfigurationError(f"emp.{name}: the API key file {file} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"emp.{name}: the API key file {file} is not ASCII text") from None
+        key, origin = _key_in(file, f"emp.{name}: the API key file"), str(file)
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError(f"emp.{name}: the API key in {origin} is empty or has characters that an HTTP header cannot carry")
     return emp.model_copy(update={"api_key": SecretStr(key)})
+
+
+def require_private(file: Path, what: str) -> None:
+    """Raise `ConfigurationError` unless this is a regular file that is not for everybody; a group may read it, as systemd's credentials."""
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"{what} {file} is no regular file")
+    if mode & stat.S_IRWXO:
+        raise ConfigurationError(f"{what} {file} is open to everybody: chmod o= {file}")
+
+
+def _key_in(file: Path, what: str) -> str:
+    try:
+        require_private(file, what)
+        with file.open("rb") as stream:
+            content = stream.read(KEY_LIMIT + 1)
+        if len(content) > KEY_LIMIT:
+            raise ConfigurationError(f"{what} {file} has more than {KEY_LIMIT} bytes")
+        return content.decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{what} {file} is not ASCII text") from None
+    except OSError as error:
+        raise ConfigurationError(f"{what} {file} cannot be read: {error.strerror}") from error
+    except ValueError:  # a path with a NUL
+        raise ConfigurationError(f"{what} has no name that a file can have") from None
 
 
 def key_origin(name: str, emp: EmpSettings, path: Path | None) -> Path | None:
@@ -320,8 +348,10 @@ def key_origin(name: str, emp: EmpSettings, path: Path | None) -> Path | None:
     if emp.api_key is None:
         return _key_file(name, emp)
     path = _find(path)
-    held = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
-    return path if "api_key" in held.get("emp", {}).get(name, {}) else None
+    held: Any = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+    for key in ("emp", name, "api_key"):  # the environment may have overridden whatever stands there
+        held = held.get(key) if isinstance(held, dict) else None
+    return path if held is not None else None
 
 
 def _key_file(name: str, emp: EmpSettings) -> Path | None:

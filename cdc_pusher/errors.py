@@ -10,11 +10,16 @@ An EMP that refuses a message is not an error: that is a verdict (`model.Verdict
 and say in one line what to do; nothing is logged and raised.
 """
 
+from cdc_pusher.plain import plain
+
 
 class CdcPusherError(Exception):
-    """The root; its text is one line for the operator."""
+    """The root; its text is one line for the operator, whatever it repeats."""
 
     exit_code = 1
+
+    def __init__(self, said: str) -> None:
+        super().__init__(plain(said))
 
 
 class ConfigurationError(CdcPusherError):

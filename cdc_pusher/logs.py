@@ -5,14 +5,17 @@ At the level debug every change can be followed by `emp`, `kind`, `key` and `gen
 `outbox` and `attempt` call it, too.
 """
 
+import json
 import logging
 import os
 import sys
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
+
+from cdc_pusher.plain import plain, plain_json
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -78,8 +81,8 @@ def is_debug() -> bool:
 
 def _renderers() -> list[structlog.typing.Processor]:
     if sys.stderr.isatty():
-        return [structlog.dev.ConsoleRenderer()]
-    renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+        return [_plainly, structlog.dev.ConsoleRenderer()]
+    renderer = structlog.processors.JSONRenderer(serializer=_as_json)
     if not _is_journal():
         return [renderer]
 
@@ -87,6 +90,23 @@ def _renderers() -> list[structlog.typing.Processor]:
         return f"<{PRIORITIES.get(event.get('level', ''), 6)}>{renderer(logger, method, event)!s}"
 
     return [prioritised]
+
+
+def _plainly(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A processor of structlog; a traceback keeps its lines, none of which can be taken for one of the log."""
+    return {name: _indented(str(value)) if name == "exception" else _shown(value) for name, value in event.items()}
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {plain(line)}" for line in text.split("\n"))
+
+
+def _shown(value: object) -> object:
+    return plain(value if isinstance(value, str) else repr(value)) if not isinstance(value, bool | int | float | None) else value
+
+
+def _as_json(event: object, **options: Any) -> str:
+    return plain_json(json.dumps(event, ensure_ascii=False, **options))
 
 
 def _is_journal() -> bool:

@@ -68,7 +68,7 @@ def status(found: Row, console: Console) -> None:
     )
     for row in found["emps"]:
         if row["breaker_reason"] and not row["paused_at"]:
-            console.print(Text(f"! {row['emp']} {text(_state(row))}; tried again at {text(row['breaker_probe_at'])}", style="bold"))
+            console.print(Text(f"! {text(row['emp'])} {text(_state(row))}; tried again at {text(row['breaker_probe_at'])}", style="bold"))
     console.print()
     if found["daemons"]:
         daemons = [
@@ -81,7 +81,7 @@ def status(found: Row, console: Console) -> None:
         ]
         console.print(table(daemons, ("daemon", "version", "started_at", "hears", "does"), "Daemons"))
     if found["unheld"]:
-        console.print(Text(f"! no daemon does this: {', '.join(found['unheld'])}; cdc-pusher run does", style="bold"))
+        console.print(Text(f"! no daemon does this: {text(', '.join(found['unheld']))}; cdc-pusher run does", style="bold"))
     for drift in found["triggers"]:
         console.print(Text(f"! {text(drift)}: changes wait for the sweep; run cdc-pusher migrate", style="bold"))
     if found["problems"]:
@@ -140,7 +140,7 @@ def entity(found: Row, console: Console) -> None:
             for line in value if isinstance(value, list) else [value]:
                 console.print(Text(f"  {name:<17} {text(line)}"))
     for row in found["rows"]:
-        console.print(Text(f"{row['emp']} · {row['kind']} · {row['key']}", style="bold"))
+        console.print(Text(text(f"{row['emp']} · {row['kind']} · {row['key']}"), style="bold"))
         for name, value in row.items():
             if value is not None and name not in ("emp", "kind", "key"):
                 console.print(Text(f"  {name:<17} {text(value)}"))

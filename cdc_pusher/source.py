@@ -75,11 +75,11 @@ class Source:
         except (MappingError, *_OF_THE_DATA) as error:
             if self._queries.only and (isinstance(error, MappingError) or len(station_ids) == 1):
                 return await self._apart().read(station_ids)
-            if isinstance(error, MappingError):
+            if isinstance(error, MappingError) and not await self._fails_for_some(error):
                 raise
             if len(station_ids) == 1:
                 fault = "the mapping fails for this station"
-                return {station_ids[0]: Held(reason=f"{fault}: {one_line(error)}", faults=(fault,))}
+                return {station_ids[0]: Held(reason=f"{fault}: {one_line(error.__cause__ or error)}", faults=(fault,))}
         middle = len(station_ids) // 2
         return {**await self.read(station_ids[:middle]), **await self.read(station_ids[middle:])}
 
@@ -141,6 +141,19 @@ class Source:
                 return await (await self._conn.execute(query, {})).fetchall()
         except _OF_THE_DATA as error:
             raise MappingError(f"source.stations: {one_line(error)}") from error
+
+    async def _fails_for_some(self, error: MappingError) -> bool:
+        """Whether one station's data have caused what looks like a fault of the mapping (a function that raises, a cast to jsonpath): then
+        nothing fails for no station at all."""
+        if not isinstance(error.__cause__, psycopg.ProgrammingError):
+            return False
+        try:
+            async with _snapshot(self._conn):
+                for query in (self._queries.unconditional, self._queries.connectors):
+                    await self._conn.execute(query, {"ids": []})
+        except MappingError:
+            return False
+        return True
 
     def _apart(self) -> "_Apart":
         """The same, but each condition is evaluated by itself."""

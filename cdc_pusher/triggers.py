@@ -344,6 +344,8 @@ async def _drift(conn: Connection, attachment: Attachment) -> str | None:
         return "the trigger's function is not the one that the configuration asks for"
     if not row["is_definer"] or set(row["settings"] or ()) != attachment.settings:
         return "the trigger's function has lost SECURITY DEFINER or a setting"
+    if row["is_public"]:
+        return "the trigger's function may be put on any table by anybody who may use schema cdc_pusher"
     if not row["can_record"]:
         return f"the owner of the trigger's function, {row['owner']}, may not write to the change log"
     return None
@@ -356,6 +358,7 @@ def _creation(attachment: Attachment, owner: str | None) -> list[sql.Composed]:
     return [
         sql.SQL(_FUNCTION).format(name=name, settings=settings, body=sql.Literal(attachment.body)),
         sql.SQL("COMMENT ON FUNCTION {} IS {}").format(function, sql.Literal(attachment.version)),
+        sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(function),  # or whoever may see our schema puts it on tables of their own
         *([sql.SQL("ALTER FUNCTION {} OWNER TO {}").format(function, sql.Identifier(owner))] if owner else []),
         *(
             sql.SQL("CREATE OR REPLACE TRIGGER {} {} EXECUTE FUNCTION {}").format(

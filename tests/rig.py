@@ -181,6 +181,7 @@ class Rig:
         """Put an EMP into the configuration; daemons that start from now on serve it."""
         key_file = self.directory / f"{name}.key"
         key_file.write_text(sandbox.settings.api_key + "\n")
+        key_file.chmod(0o600)
         self._emps[name] = {
             "url": sandbox.url,
             "partner_identifier": sandbox.settings.partner_identifier,

@@ -34,10 +34,13 @@ def toml(directory: Path, lines: str) -> Path:
     ("lines", "mode", "level", "words"),
     [
         ('api_key_file = "{0}/key"', 0o600, "ok", "comes from {0}/key"),
-        ('api_key_file = "{0}/key"', 0o640, "warning", "stands in {0}/key, which others may read: chmod go= {0}/key"),
+        ('api_key_file = "{0}/key"', 0o640, "warning", "stands in {0}/key, which its group may read: is that the daemon's own?"),
+        ('api_key_file = "{0}/key"', 0o604, "problem", "the API key file {0}/key is open to everybody: chmod o= {0}/key"),
+        ('api_key_file = "{0}/key"', 0o602, "problem", "the API key file {0}/key is open to everybody"),
         ('api_key_file = "{0}/nothing"', 0o600, "problem", "the API key file {0}/nothing cannot be read: No such file or directory"),
         ('api_key = "s3cret"', 0o600, "ok", "comes from {0}/config.toml"),
-        ('api_key = "s3cret"', 0o644, "warning", "stands in {0}/config.toml, which others may read"),
+        ('api_key = "s3cret"', 0o640, "warning", "stands in {0}/config.toml, which its group may read"),
+        ('api_key = "s3cret"', 0o644, "problem", "the file with its API key {0}/config.toml is open to everybody"),
         ("", 0o600, "problem", "no API key; set api_key_file, the systemd credential a.api-key or CDC_PUSHER_EMP__A__API_KEY"),
     ],
 )

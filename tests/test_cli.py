@@ -87,7 +87,9 @@ class Program:
 
     def configure(self, text: str = EMP + f'api_key = "{KEY}"\n', dsn: str | None = None) -> None:
         database = f"[database]\ndsn = {json.dumps(self.dsn if dsn is None else dsn)}\n"
-        (self.directory / "cdc-pusher.toml").write_text(database + text, encoding="utf-8")
+        file = self.directory / "cdc-pusher.toml"
+        file.write_text(database + text, encoding="utf-8")
+        file.chmod(0o600)
 
     def __call__(self, *arguments: str) -> Outcome:
         assert self._zygote.stdin is not None

@@ -28,6 +28,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def file(text: str, name: str = "config.toml") -> Path:
     path = Path(name)
     path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
     return path
 
 
@@ -189,6 +190,7 @@ def test_key_comes_from_the_environment_else_the_file_else_the_credential(monkey
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "plug.api-key").write_text("from-credential\n")
+    (credentials / "plug.api-key").chmod(0o440)  # as systemd makes them
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     assert key_of(load(file(f"[emp.plug]\n{EMP}"))) == "from-credential"
     key_file = file(" from-file \r\n", "key")
@@ -211,6 +213,7 @@ def test_variable_that_the_error_names_is_the_one_that_works(monkeypatch: pytest
     ("content", "words"),
     [
         (None, "the API key file key cannot be read: No such file or directory"),
+        (b"x" * 4097, "the API key file key has more than 4096 bytes"),
         (b"", "the API key in key is empty or has characters that an HTTP header cannot carry"),
         (b" \n", "the API key in key is empty or has"),
         (KEY.encode() + b"\n" + KEY.encode(), "the API key in key is empty or has"),
@@ -222,12 +225,13 @@ def test_variable_that_the_error_names_is_the_one_that_works(monkeypatch: pytest
 def test_bad_key_file_is_named_and_its_content_is_not(content: bytes | None, words: str) -> None:
     if content is not None:
         Path("key").write_bytes(content)
+        Path("key").chmod(0o600)
     assert failure(file(f"[emp.plug]\n{EMP}api_key_file = 'key'")).startswith(f"emp.plug: {words}")
 
 
 def test_key_file_that_cannot_be_read_is_named() -> None:
     Path("key").mkdir()
-    assert failure(file(f"[emp.plug]\n{EMP}api_key_file = 'key'")) == "emp.plug: the API key file key cannot be read: Is a directory"
+    assert failure(file(f"[emp.plug]\n{EMP}api_key_file = 'key'")) == "emp.plug: the API key file key is no regular file"
 
 
 def test_key_in_the_environment_is_checked_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,6 @@ from cdc_pusher.errors import ConfigurationError
 
 REACH_S = 5.0  # seconds to connect and to agree on TLS
 
-_READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
-
 
 async def check(name: str, emp: EmpSettings, config_file: Path | None) -> list[Finding]:
     """Look at one EMP of a configuration as `config.read` returns it."""
@@ -31,14 +29,14 @@ async def check(name: str, emp: EmpSettings, config_file: Path | None) -> list[F
 def _key(name: str, emp: EmpSettings, config_file: Path | None) -> Finding:
     subject = f"API key of {name}"
     try:
-        config.with_api_key(name, emp)
+        config.with_api_key(name, emp, config_file)
     except ConfigurationError as error:
         return problem(subject, str(error).removeprefix(f"emp.{name}: "))
     file = config.key_origin(name, emp, config_file)
     if file is None:
         return ok(subject, "comes from the environment")
-    if file.stat().st_mode & _READABLE_BY_OTHERS:
-        return warning(subject, f"stands in {file}, which others may read: chmod go= {file}")
+    if file.stat().st_mode & stat.S_IRGRP:
+        return warning(subject, f"stands in {file}, which its group may read: is that the daemon's own?")
     return ok(subject, f"comes from {file}")
 
 

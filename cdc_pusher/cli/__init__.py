@@ -14,6 +14,7 @@ from cdc_pusher import __version__, migrate
 from cdc_pusher.cli import cpo, emp, operate, setup, trial
 from cdc_pusher.database import one_line
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
+from cdc_pusher.plain import plain
 from cdc_pusher.schema import SCHEMA
 
 app = typer.Typer(name="cdc-pusher", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print(f"cdc-pusher: {message}", file=sys.stderr)  # noqa: T201  # the one line that an error is
+    print(f"cdc-pusher: {plain(message)}", file=sys.stderr)  # noqa: T201  # the one line that an error is
     sys.exit(exit_code)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cdc_pusher import config, cpos, show
-from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, run
+from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, run, say
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.errors import ConfigurationError
 
@@ -33,7 +33,7 @@ def export(config_file: ConfigFile = None, emp: EmpOption = None) -> None:
     found = run(cpos.listing(settings, emps))
     writer = csv.writer(sys.stdout)
     writer.writerow(("internal identifier", "name", "cpo-id", "stations"))
-    writer.writerows((one.cpo, one.name, one.cpo_id, one.stations) for one in found if one.stations)
+    writer.writerows(map(show.text, (one.cpo, one.name, one.cpo_id, one.stations)) for one in found if one.stations)
 
 
 @app.command()
@@ -52,4 +52,4 @@ def confirm(
         if unknown := sorted(set(cpo or ()) - known.keys()):
             raise ConfigurationError(f"emp.{name}.cpos has no cpo-id for {', '.join(map(repr, unknown))}")
         confirmed = run(cpos.confirm(settings, name, sorted(cpo or known)))
-        typer.echo(f"{name}: {show.text(', '.join(confirmed)) or 'nothing that was not'} confirmed")
+        say(f"{name}: {', '.join(confirmed) or 'nothing that was not'} confirmed")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cdc_pusher import config, enqueue, report, show
-from cdc_pusher.cli.options import ConfigFile, Json, emps_of, run
+from cdc_pusher.cli.options import ConfigFile, Json, emps_of, run, say
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
@@ -33,7 +33,7 @@ def pause(emp: Names, config_file: ConfigFile = None) -> None:
     """Send nothing more to these EMPs until they are resumed; requests in flight end, changes are still captured."""
     settings = config.read(config_file)
     run(_pause(settings, emps_of(settings, emp), paused=True))
-    typer.echo(f"paused: {', '.join(emp)}")
+    say(f"paused: {', '.join(emp)}")
 
 
 @app.command()
@@ -41,7 +41,7 @@ def resume(emp: Names, config_file: ConfigFile = None) -> None:
     """Go on with EMPs that were paused: what is not the last word any more is not sent."""
     settings = config.read(config_file)
     run(_pause(settings, emps_of(settings, emp), paused=False))
-    typer.echo(f"resumed: {', '.join(emp)}")
+    say(f"resumed: {', '.join(emp)}")
 
 
 async def _pause(settings: Settings, emps: list[str], *, paused: bool) -> None:
@@ -74,4 +74,4 @@ def forget(
             f"nothing is known of an EMP {emp}, or a daemon that has not been restarted since still serves it,"
             " or it has stations under new ids (connectors_changed = replace), which nobody could delete later: --force"
         )
-    typer.echo(f"forgotten: {emp}")
+    say(f"forgotten: {emp}")

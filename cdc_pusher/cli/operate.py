@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cdc_pusher import config, daemon, enqueue, logs, report, show, triggers
-from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, require_emp, run
+from cdc_pusher import config, daemon, enqueue, logs, report, secrecy, show, triggers
+from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, require_emp, run, say
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect
@@ -21,6 +21,7 @@ outbox_app = typer.Typer(no_args_is_help=True, help="Look into the outbox.")
 @app.command("run")
 def _daemon(config_file: ConfigFile = None) -> None:
     """The daemon: deliver until SIGTERM."""
+    secrecy.no_dumps()
     settings = config.load(config_file)
     logs.configure(settings.daemon.log_level)
     run(daemon.run(settings, config_file))
@@ -72,7 +73,7 @@ def resync(
             of_cpo = [f"{len(stations or ())} stations of {cpo}"]
             return f"{'done' if wait else 'ordered'}: {', '.join(station or (of_cpo if cpo else ['every station']))}"
 
-    typer.echo(f"{run(order())}, for {', '.join(emps)}")
+    say(f"{run(order())}, for {', '.join(emps)}")
 
 
 async def _of_cpo(settings: Settings, cpo: str) -> list[str]:
@@ -118,7 +119,7 @@ def outbox_retry(
 
     count = run(order())
     tried = f"{count} {'message is' if count == 1 else 'messages are'} tried again"
-    typer.echo(tried if count else "no message was rejected or waits after a failure")
+    say(tried if count else "no message was rejected or waits after a failure")
 
 
 @outbox_app.command("list")

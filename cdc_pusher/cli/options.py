@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cdc_pusher.config import Settings
 from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.plain import plain, plain_json
 
 T = TypeVar("T")
 
@@ -36,10 +37,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
+def say(line: str) -> None:
+    """Print a line, whatever names of others are in it."""
+    typer.echo(plain(line))
+
+
 def show(found: Any, as_json: bool, render: Callable[[Any, Console], None]) -> None:
     """Print a report, for machines or for people."""
     if as_json:
-        typer.echo(json.dumps(found, default=str, ensure_ascii=False))
+        typer.echo(plain_json(json.dumps(found, default=str, ensure_ascii=False)))
     else:
         render(found, Console())
 

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cdc_pusher import check, config, migrate, roles, show, triggers
+from cdc_pusher import check, config, migrate, roles, secrecy, show, triggers
 from cdc_pusher import uninstall as removal
-from cdc_pusher.cli.options import AdminDsn, ConfigFile, Json, run
+from cdc_pusher.cli.options import AdminDsn, ConfigFile, Json, run, say
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
@@ -39,10 +39,10 @@ def _init(
         output.write_text(found.text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{output}: cannot be written: {error.strerror}") from error
-    typer.echo(f"{output}: written for {found.recognised or 'tables that had to be guessed'}. To be filled in:")
+    say(f"{output}: written for {found.recognised or 'tables that had to be guessed'}. To be filled in:")
     for line in found.missing:
-        typer.echo(f"  - {line}")
-    typer.echo("Then: cdc-pusher check")
+        say(f"  - {line}")
+    say("Then: cdc-pusher check")
 
 
 @app.command("check")
@@ -52,6 +52,7 @@ def _check(
     as_json: Json = False,
 ) -> None:
     """Look at everything that can be known before a message is sent; sends nothing, writes nothing. Exit code 3: something is wrong."""
+    secrecy.no_dumps()
     settings = config.read(config_file)
     console = Console(stderr=True)  # not among what is printed
     with show.progress(console, disable=not console.is_terminal) as progress:
@@ -74,9 +75,9 @@ def _migrate(config_file: ConfigFile = None, dsn: AdminDsn = None) -> None:
     """Create or upgrade the schema cdc_pusher and the roles of the configuration, and attach the triggers. Safe to repeat."""
     settings = config.read(config_file)
     done = run(install(dsn or settings.database.dsn, settings))
-    typer.echo(f"schema {SCHEMA} is at revision {migrate.head()}")
+    say(f"schema {SCHEMA} is at revision {migrate.head()}")
     for line in done or ["triggers are attached as configured"]:
-        typer.echo(line)
+        say(line)
 
 
 async def install(dsn: str, settings: Settings) -> list[str]:
@@ -103,4 +104,4 @@ def uninstall(
     if not yes:
         typer.confirm(f"Drop the triggers and the schema {SCHEMA}, with all that is known of what the EMPs have?", abort=True)
     for line in run(removal.run(dsn or settings.database.dsn, settings.database)):
-        typer.echo(line)
+        say(line)

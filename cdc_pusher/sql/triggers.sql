@@ -31,6 +31,7 @@ SELECT
     p.prosrc AS body,
     p.prosecdef AS is_definer,
     p.proconfig AS settings,
+    has_function_privilege('public', p.oid, 'EXECUTE') AS is_public,
     pg_get_userbyid(p.proowner) AS owner,
     has_schema_privilege(p.proowner, 'cdc_pusher', 'USAGE')
         AND has_table_privilege(p.proowner, to_regclass('cdc_pusher.change'), 'INSERT')
