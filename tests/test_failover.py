@@ -20,7 +20,7 @@ import pytest
 from pair import Disaster, Pair, pair
 from psycopg.conninfo import make_conninfo
 from rig import KEY, Rig, Row, connected, evse_id, rig, until
-from test_chaos import concerned, story, verdict
+from verdict import concerned, story, verdict
 from workload import Workload
 
 from cdc_pusher.sandbox import Sandbox, SandboxSettings

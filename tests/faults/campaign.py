@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 from rig import KEY, until
-from verdict import beside_stopped_senders, concerned, evses, story, verdict
+from verdict import beside_stopped_senders, concerned, evses, sent_without_a_lease, story, verdict
 from workload import Workload
 
 from faults import mutants
@@ -135,6 +135,8 @@ async def _wrong_at(made: Stage, kind: Kind, name: str) -> list[str]:
     emp = made.emps[name]
     forgiven = beside_stopped_senders(emp) if kind.needs.daemons > 1 else 0
     found = await verdict(made.rig, name, emp, made.workload, made.kinds[name], forgiven=forgiven, goes_back=kind.goes_back)
+    if kind.needs.daemons > 1:
+        found += await sent_without_a_lease(made.rig, name)
     if kind.is_sure:
         again = causeless(emp.ledger)
         found += [f"'{entry['key']}' was sent again without a cause (request {entry['seq']})" for entry in again]

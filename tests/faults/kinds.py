@@ -317,6 +317,11 @@ KINDS: dict[str, Kind] = {
             for where, places in PLACES.items()
         ),
         Kind(name="killed", strikes=[killed] * 8),
+        Kind(
+            name="killed while looks from the start are slow",  # as beside a transaction of somebody else that stays open: `horizon`
+            strikes=[killed, sessions_ended] * 3,
+            needs=Needs(patch="import cdc_pusher.horizon as h; h.SLOW_S = -1.0"),
+        ),
         Kind(name="ended", strikes=[ended] * 6, is_sure=True),
         Kind(name="paused", strikes=[paused] * 4, needs=Needs(daemons=2)),
         Kind(name="sessions ended", strikes=[sessions_ended] * 6),

@@ -30,13 +30,14 @@ FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a kind of fault asks of the stage: so many `daemons`, `settings` of the server, a small `disk` of so many MB, a `clock` that can
-    be set; `emps` by name, with what they say to connectors that change.
+    be set; `emps` by name, with what they say to connectors that change; `patch`: Python that the daemons run first.
     """
 
     daemons: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     disk_mb: int = 0
     clock: bool = False
+    patch: str = ""
     emps: Mapping[str, str] = field(default_factory=lambda: {"alpha": "send"})
 
     @property
@@ -124,6 +125,7 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
         made.database = await stack.enter_async_context(relay(f"{server.host}/.s.PGSQL.{server.port}"))
         made.rig.dsn = make_conninfo(host="127.0.0.1", port=made.database.port, user="postgres", dbname="postgres", **LIVELY)
         made.rig.page_stations = 4
+        made.rig.env = _patched(directory / "patch", needs.patch) if needs.patch else {}
         for name, kind in needs.emps.items():
             emp = await stack.enter_async_context(Sandbox(SandboxSettings(api_key=KEY, connectors_may_change=kind == "send")))
             wire = await stack.enter_async_context(relay(int(emp.root.rpartition(":")[2])))
@@ -132,6 +134,12 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
         if checkout is not None:  # its triggers
             await made.rig.plain_command("migrate", "--config", str(made.rig.config), checkout=checkout)
         yield made
+
+
+def _patched(directory: Path, patch: str) -> dict[str, str]:
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(patch + "\n")
+    return {"PYTHONPATH": f"{directory}:{Path(__file__).parent.parent.parent}"}
 
 
 @contextmanager
