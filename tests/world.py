@@ -126,7 +126,7 @@ class World:
 
     async def claim(self) -> int:
         """Send everything that is due."""
-        claims = await self.hand.claim()
+        claims = await self.hand.claim(quiet_s=QUIET_S)
         for claim in claims.values():
             if claim.key in self.sent:
                 self.broken.append(f"two requests for {claim.key} at once")
@@ -204,6 +204,7 @@ class World:
         async with self.hand.conn.transaction():
             await claims.lock_emp(self.hand.conn, "a")
             await claims.expire(self.hand.conn, "a")
+            await claims.forget(self.hand.conn, "a", quiet_s=QUIET_S)
 
     # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
