@@ -239,7 +239,7 @@ async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused
     if accepted:
         carried = [(evse_id, c.key) for c in accepted if not c.deletes for evse_id in sorted(set(oioi.evse_ids(c.payload)))]
         columns = {"evse": [e for e, _ in carried], "station": [s for _, s in carried], "stations": [c.key for c in accepted]}
-        await conn.execute(_sql.settle_evses, {"emp": emp, **columns})
+        await conn.execute(_sql.settle_evses, {"emp": emp, "gone": GONE, **columns})
         if carried:
             await conn.execute(_sql.release_statuses, {"emp": emp, "evses": columns["evse"], "gone": GONE})
     if missing:

@@ -316,6 +316,7 @@ WHERE s.emp = %(emp)s
   AND s.kind = 'status'
   AND s.state = 'pending'
   AND s.next_attempt_at IS NOT NULL
+  AND s.reason IS DISTINCT FROM %(gone)s
   AND s.key = ANY (ARRAY(SELECT evse_id FROM left_behind UNION ALL SELECT evse_id FROM changed WHERE at_emp = 'no'))
 
 -- name: withdraw_evses

@@ -134,7 +134,9 @@ async def _wrong(made: Stage, kind: Kind, peak_mb: float) -> list[str]:
 async def _wrong_at(made: Stage, kind: Kind, name: str) -> list[str]:
     emp = made.emps[name]
     forgiven = beside_stopped_senders(emp) if kind.needs.daemons > 1 else 0
-    found = await verdict(made.rig, name, emp, made.workload, made.kinds[name], forgiven=forgiven, goes_back=kind.goes_back)
+    found = await verdict(
+        made.rig, name, emp, made.workload, made.kinds[name], forgiven=forgiven, goes_back=kind.goes_back, disordered=kind.disorders
+    )
     if kind.needs.daemons > 1:
         found += await sent_without_a_lease(made.rig, name)
     if kind.is_sure:
