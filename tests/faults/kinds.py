@@ -51,9 +51,9 @@ LATE = {"kind": "late", "seconds": [0.1, 0.35]}
 class Kind:
     """`strikes`: one after the other in a run, with so much time between two of them (`every_s`: from, to).
 
-    `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: the CPO's database does. `disorders`: the EMP does not know what it was told, or
-    learns of it late, and refuses what it would have taken. `is_sure`: it is always sure what became of a
-    request, so nothing is ever to be sent twice.
+    `cuts_cpo`: the CPO's own sessions break, too. `goes_back`: the CPO's database does. `disorders`: the EMP does not know what it was
+    told, or learns of it late, and refuses what it would have taken. `is_sure`: it is always sure what became of a request, so nothing is
+    ever to be sent twice.
     """
 
     name: str
@@ -301,8 +301,8 @@ def _weather(stage: Stage) -> float:
 
 # ── all of them ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# Between its last look at the clock and the system call that sends, a daemon that is stopped for longer than claim and quiet time sends what
-# may be old. Nobody but the EMP could refuse that.
+# A daemon that is stopped between its last look at the clock and the call that sends, for longer than claim and quiet time, sends what may
+# be old when it goes on; nobody but the EMP could refuse that.
 UNTENABLE = ("the EMP is connected", "stop")
 WITHIN: Mapping[str, Do] = {"killed": "kill", "cut off": "cut", "stopped": "stop"}
 PLACES = {"capture": CAPTURE, "delivery": DELIVERY, "walks": WALKS, "leases": LEASES}

@@ -283,7 +283,7 @@ class Twin:
 
 def _row(row: dict[str, Any]) -> Row:
     if row["reason"] == GONE:
-        return Row(PARKED, quiet=row["quiet"])
+        return Row(PARKED, quiet=True) if row["quiet"] else Row()  # forgotten with the lane's next look
     sending = row["sending_gen"]
     again = 2 if sending is not None and row["resend_gen"] > sending else int(row["resend_gen"] > row["delivered_gen"])
     return Row(
