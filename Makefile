@@ -3,6 +3,7 @@
 #   make test ARGS='-k outbox -x'   the tests
 #   make bench ONLY=storm           measure, beside other systems, which are installed for it, against our goals: docs/performance.md
 #   make faults                     prove it: the fault campaign, a quarter of an hour; KINDS='killed ended' SEED=7 RUNS=3, MUTANTS=all: docs/reliability.md
+#   make soak                       an hour of a hundred changes a second and faults: does anything grow? MINUTES=12 SEED=2 JSON=FILE
 #   make plots                      docs/plots, from what `make bench` has measured here
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make check                      all that .ci/run checks of the code
@@ -21,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts bench faults plots demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts bench faults soak plots demo test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +50,9 @@ bench: $(STAMP)
 faults: $(STAMP)
 	PYTHONPATH=tests:. $(BIN)/python -m faults --seed $(or $(SEED),1) --runs $(or $(RUNS),1) --kinds $(KINDS) \
 	    $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS)))
+
+soak: $(STAMP)
+	PYTHONPATH=tests:. $(BIN)/python -m faults.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
 
 $(VENV)/.plots: $(STAMP)
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[bench]'

@@ -30,7 +30,7 @@ FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a kind of fault asks of the stage: so many `daemons`, `settings` of the server, a small `disk` of so many MB, a `clock` that can
-    be set; `emps` by name, with what they say to connectors that change.
+    be set; `emps` by name, with what they say to connectors that change, and how many requests each of them remembers (`ledger`).
     """
 
     daemons: int = 1
@@ -38,6 +38,7 @@ class Needs:
     disk_mb: int = 0
     clock: bool = False
     emps: Mapping[str, str] = field(default_factory=lambda: {"alpha": "send"})
+    ledger: int = 200_000
 
     @property
     def missing(self) -> str | None:
@@ -125,7 +126,8 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
         made.rig.dsn = make_conninfo(host="127.0.0.1", port=made.database.port, user="postgres", dbname="postgres", **LIVELY)
         made.rig.page_stations = 4
         for name, kind in needs.emps.items():
-            emp = await stack.enter_async_context(Sandbox(SandboxSettings(api_key=KEY, connectors_may_change=kind == "send")))
+            settings = SandboxSettings(api_key=KEY, connectors_may_change=kind == "send", ledger_size=needs.ledger)
+            emp = await stack.enter_async_context(Sandbox(settings))
             wire = await stack.enter_async_context(relay(int(emp.root.rpartition(":")[2])))
             made.emps[name], made.wires[name] = emp, wire
             made.rig.add_emp(name, emp, url=f"http://127.0.0.1:{wire.port}{PATH}", connectors_changed=kind)
