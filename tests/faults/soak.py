@@ -42,6 +42,11 @@ PATIENCE_S = 60.0 + SWEEP_S
 NAP_S = 60.0  # of autovacuum, by default
 TELL_S = 60.0
 TOLD = ("survivor: memory, MB", "survivor: descriptors", "survivor: sessions", "undelivered", "log, changes")
+AUDIT = """
+SELECT
+    (SELECT count(*) FROM cdc_pusher.attempt) AS requests,
+    (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('cdc_pusher.attempt') WHERE isleaf)::float AS bytes
+"""
 NUMBER = functools.partial(Column, justify="right")
 
 
@@ -101,13 +106,13 @@ async def soak(
             wrong = await judged(made, what, survivor.peak_mb)
         except* (AssertionError, psycopg.Error) as errors:
             wrong = [row for error in leaves(errors) for row in (*str(error).splitlines(), *made.rig.said.splitlines()[-20:])]
-        requests = await made.rig.value("SELECT count(*) FROM cdc_pusher.attempt")
+        (audit,) = await made.rig.sql(AUDIT)
         return Outcome(
             seconds=seconds,
-            injected=injected(made),
+            injected=dict(injected(made)),
             changes=cpo.changes,
-            requests=requests,
-            attempt_bytes=samples.latest("attempt, MB") * (1 << 20) / max(requests, 1),
+            requests=audit["requests"],
+            attempt_bytes=audit["bytes"] / max(audit["requests"], 1),
             recovery_s=recovery_s,
             series=dict(samples.series),
             wrong=wrong,
@@ -160,8 +165,7 @@ async def _sample(made: Stage, survivor: Daemon, samples: Samples, over: float) 
             await samples.take(conn, {SURVIVOR: survivor, "the other": made.daemons[0]})
             if now - told_at >= TELL_S:
                 told_at = now
-                figures = (f"{what} {samples.latest(what):.0f}" for what in TOLD)
-                print(f"{now - began:5.0f} s:", ", ".join(figures), f"changes {made.workload.done.total()}", flush=True)  # noqa: T201
+                print(f"{now - began:5.0f} s", *(f"{what} {samples.latest(what):.0f}" for what in TOLD), sep="; ", flush=True)  # noqa: T201
             await asyncio.sleep(pause_s)
 
 
