@@ -2,7 +2,8 @@
 #   make demo                       the whole thing on an embedded Postgres and a sandbox EMP
 #   make test ARGS='-k outbox -x'   the tests
 #   make bench ONLY=storm           measure, beside other systems, which are installed for it, against our goals: docs/performance.md
-#   make faults                     prove it: the fault campaign, a quarter of an hour; KINDS='killed ended' SEED=7 RUNS=3, MUTANTS=all: docs/reliability.md
+#   make faults                     the fault campaign, a quarter of an hour: KINDS='killed ended' SEED=7 RUNS=3, or MUTANTS=all
+#   make soak                       an hour of a hundred changes a second and faults: does anything grow? MINUTES=12 SEED=2 JSON=FILE
 #   make plots                      docs/plots, from what `make bench` has measured here
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make fuzz                       the tests in tests/fuzz with FUZZ_EXAMPLES=100000 each; and guided by coverage: ONLY=decode SECONDS=600
@@ -23,7 +24,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts audit bench demo faults fuzz plots test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts audit bench demo faults fuzz plots soak test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,9 @@ bench: $(STAMP)
 faults: $(STAMP)
 	PYTHONPATH=tests:. $(BIN)/python -m faults --seed $(or $(SEED),1) --runs $(or $(RUNS),1) --kinds $(KINDS) \
 	    $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS)))
+
+soak: $(STAMP)
+	PYTHONPATH=tests:. $(BIN)/python -m faults.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON))
 
 $(VENV)/.plots: $(STAMP)
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[bench]'

@@ -116,6 +116,10 @@ class Daemon:
         return self._process.poll()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def said(self) -> str:
         return self.log.read_text()
 

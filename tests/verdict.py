@@ -62,7 +62,7 @@ async def _untold(rigged: Rig, emp: str, expected: oracle.Expected) -> list[str]
 
 def concerned(wrong: Iterable[str]) -> list[str]:
     """The stations and EVSEs that the first complaints are about."""
-    return list(dict.fromkeys(key for sentence in list(wrong)[:4] for key in re.findall(r"'(s\d\d|DE[^']*)'", sentence)))
+    return list(dict.fromkeys(key for sentence in list(wrong)[:4] for key in re.findall(r"'(s\d+|DE[^']*)'", sentence)))
 
 
 def story(sandbox: Sandbox, keys: Iterable[str]) -> list[str]:

@@ -71,13 +71,13 @@ async def run(kind: Kind, seed: int, directory: Path, checkout: Path | None = No
             await _play(made, kind)
             recovery_s = await made.rig.quiet(PATIENCE_S)
             peak_mb = max(daemon.peak_mb for daemon in made.daemons if daemon.exit_code is None)
-            wrong = await _wrong(made, kind, peak_mb)
+            wrong = await judged(made, kind, peak_mb)
         except* (AssertionError, psycopg.Error) as errors:
-            wrong = [line for error in _leaves(errors) for line in (*str(error).splitlines(), *made.rig.said.splitlines()[-20:])]
+            wrong = [line for error in leaves(errors) for line in (*str(error).splitlines(), *made.rig.said.splitlines()[-20:])]
         return Outcome(
             kind=kind.name,
             seed=seed,
-            injected=_injected(made),
+            injected=injected(made),
             messages=sum(entry["applied"] for emp in made.emps.values() for entry in emp.ledger),
             duplicates=sum(len(list(duplicates(emp.ledger))) for emp in made.emps.values()),
             recovery_s=recovery_s,
@@ -99,9 +99,9 @@ async def _play(made: Stage, kind: Kind) -> None:
     await made.workload.end(LEAVE_INVALID)
 
 
-def _leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+def leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
     for error in errors.exceptions:
-        yield from _leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
+        yield from leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
 
 
 async def _torment(made: Stage, kind: Kind) -> None:
@@ -114,14 +114,14 @@ async def _torment(made: Stage, kind: Kind) -> None:
         made.revive()
 
 
-def _injected(made: Stage) -> Counter[str]:
+def injected(made: Stage) -> Counter[str]:
     """What has struck, by name; of an EMP's faults each request that met one."""
     met = [entry["outcome"].partition(":") for emp in made.emps.values() for entry in emp.ledger]
     return made.injected + Counter(f"EMP: {fault}" for outcome, _, fault in met if outcome == "fault")
 
 
-async def _wrong(made: Stage, kind: Kind, peak_mb: float) -> list[str]:
-    """Everything that is not as it should be, with the story of the first complaints about each EMP."""
+async def judged(made: Stage, kind: Kind, peak_mb: float) -> list[str]:
+    """Once all is quiet: everything that is not as it should be, with the story of the first complaints about each EMP."""
     found = [line for name in made.emps for line in await _wrong_at(made, kind, name)]
     if peak_mb > MOST_MB:
         found.append(f"a daemon has held {peak_mb:.0f} MB")

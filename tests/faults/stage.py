@@ -30,7 +30,8 @@ FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a kind of fault asks of the stage: so many `daemons`, `settings` of the server, a small `disk` of so many MB, a `clock` that can
-    be set; `emps` by name, with what they say to connectors that change; `patch`: Python that the daemons run first.
+    be set; `emps` by name, with what they say to connectors that change, and how many requests each of them remembers (`ledger`);
+    `patch`: Python that the daemons run first.
     """
 
     daemons: int = 1
@@ -39,6 +40,7 @@ class Needs:
     clock: bool = False
     patch: str = ""
     emps: Mapping[str, str] = field(default_factory=lambda: {"alpha": "send"})
+    ledger: int = 200_000
 
     @property
     def missing(self) -> str | None:
@@ -127,7 +129,8 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
         made.rig.page_stations = 4
         made.rig.env = _patched(directory / "patch", needs.patch) if needs.patch else {}
         for name, kind in needs.emps.items():
-            emp = await stack.enter_async_context(Sandbox(SandboxSettings(api_key=KEY, connectors_may_change=kind == "send")))
+            settings = SandboxSettings(api_key=KEY, connectors_may_change=kind == "send", ledger_size=needs.ledger)
+            emp = await stack.enter_async_context(Sandbox(settings))
             wire = await stack.enter_async_context(relay(int(emp.root.rpartition(":")[2])))
             made.emps[name], made.wires[name] = emp, wire
             made.rig.add_emp(name, emp, url=f"http://127.0.0.1:{wire.port}{PATH}", connectors_changed=kind)
