@@ -1,4 +1,4 @@
-"""A CPO's back end at its worst: seeded writers, and what they committed, for the proof by chaos.
+"""A CPO's back end at its worst: seeded writers, and what they committed, for the fault campaign.
 
 EVSE ids with `*U` are unique in the CPO's tables (an index sees to it), `*S` are shared by the two connectors of one station, `*D` turn up
 in two stations now and then. Every station's `name` is `v` and a number that only grows for this station in the order of commits; every

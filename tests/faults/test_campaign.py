@@ -8,14 +8,7 @@ from faults import mutants, points
 from faults.campaign import causeless, duplicates, run
 from faults.kinds import KINDS
 
-SHORT = (
-    "killed in capture",
-    "killed in delivery",
-    "killed while looks from the start are slow",
-    "ended",
-    "tables locked",
-    "all together",
-)
+SHORT = ("killed in delivery", "killed while looks from the start are slow", "ended", "all together")
 
 
 @pytest.mark.timeout(300)
