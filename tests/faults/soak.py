@@ -185,9 +185,8 @@ def main(arguments: Sequence[str]) -> int:
         outcome = asyncio.run(soak(asked.minutes * 60, asked.seed, Path(directory), checkout=asked.checkout))
     _tell(outcome)
     if asked.json is not None:
-        asked.json.write_text(
-            json.dumps({**asdict(outcome), "lines": [{**asdict(line), "is_flat": line.is_flat} for line in outcome.lines]}, indent=1) + "\n"
-        )
+        lines = [{**asdict(line), "is_flat": line.is_flat} for line in outcome.lines]
+        asked.json.write_text(json.dumps({**asdict(outcome), "lines": lines}, indent=1) + "\n")
     return 0 if outcome.is_well else 1
 
 
