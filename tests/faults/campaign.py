@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ PATIENCE_S = 60.0
 MOST_MB = 150.0
 HOUR_S = 3600.0
 STOP_S = 10.0
+AT_WORK, WORKS_S = 20, 15.0  # requests; seconds
 SESSION_S = 5.0  # until a server has noticed that a client has gone
 
 OWN_TABLES = (
@@ -110,11 +112,19 @@ def leaves(errors: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
         yield from leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
 
 
+async def _at_work(made: Stage) -> None:
+    """Wait until EMPs are told something again, or for some time: a fault that strikes nobody proves nothing."""
+    told = [len(emp.ledger) for emp in made.emps.values()]
+    with suppress(AssertionError):
+        await until(lambda: sum(len(emp.ledger) for emp in made.emps.values()) > sum(told) + AT_WORK, "the daemons work", WORKS_S)
+
+
 async def _torment(made: Stage, kind: Kind) -> None:
     strikes = list(kind.strikes)
     random.Random(made.chance.random()).shuffle(strikes)
-    for number, strike in enumerate(strikes):
-        await made.pause(*(kind.every_s if number else (1.5, 2.0)))
+    for strike in strikes:
+        await _at_work(made)
+        await made.pause(*kind.every_s)
         if (what := await strike(made)) is not None:
             made.injected[what] += 1
         made.revive()

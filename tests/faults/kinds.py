@@ -20,7 +20,6 @@ from faults.stage import Needs, Stage
 Strike = Callable[[Stage], Awaitable[str | None]]
 
 TOGETHER = {"alpha": "send", "beta": "hold", "gamma": "replace"}
-LEASES_RUN_OUT = "UPDATE cdc_pusher.lease SET expires_at = clock_timestamp()"  # nobody lives who could hold one
 OURS = "datname = current_database() AND application_name LIKE 'cdc-pusher %%'"
 OLDEST_S = """
 SELECT coalesce(extract(epoch FROM max(clock_timestamp() - changed_at))::float, 0)
@@ -73,19 +72,22 @@ def at(point: str, do: Do) -> Strike:
     """A daemon is struck at this place; another one, if there is one, goes on."""
 
     async def strike(stage: Stage) -> str | None:
-        await stage.daemons[-1].stop()
-        stage.daemons.pop()
+        for daemon in stage.daemons:
+            await daemon.stop()
+        others, stage.daemons = len(stage.daemons) - 1, []
         told = stage.directory / "struck"
         told.unlink(missing_ok=True)
         daemon = stage.start(armed(point, stage.chance.choice((1, 1, 2, 4)), do, told, cut=stage.database.port, program=stage.checkout))
-        await until(lambda: told.exists() or '"event": "ready"' in daemon.said, "the daemon is ready")
+        await until(lambda: told.exists() or '"event": "ready"' in daemon.said, "the daemon is ready, with all leases")
+        for _ in range(others):
+            stage.start()
         if point in WALKS:
             await resync(stage)
         with suppress(AssertionError):
             await until(told.exists, "the place is reached", NOT_REACHED_S)
         if do == "kill":
             await daemon.kill()
-            await stage.rig.sql(LEASES_RUN_OUT if stage.daemons == [daemon] else "SELECT 1")
+            await leases_run_out(stage)
         elif not told.exists():
             await daemon.kill()  # before it comes to the place after all
         elif do == "stop":
@@ -104,12 +106,19 @@ async def resync(stage: Stage) -> None:
         await enqueue.resync(conn, known, None, "undelivered")
 
 
+async def leases_run_out(stage: Stage) -> None:
+    """At once, if nobody lives who could hold one; claims take their time."""
+    if all(daemon.exit_code is not None for daemon in stage.daemons):
+        await stage.rig.sql("UPDATE cdc_pusher.lease SET expires_at = clock_timestamp()")
+
+
 # ── the process ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def killed(stage: Stage) -> str | None:
     """SIGKILL, at any moment."""
     await stage.chance.choice(stage.daemons).kill()
+    await leases_run_out(stage)
     stage.revive()
     return "SIGKILL"
 
