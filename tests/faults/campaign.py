@@ -22,6 +22,7 @@ from faults.stage import Stage, stage
 
 LEAVE_INVALID = 2
 PATIENCE_S = 60.0
+MOST_S = 600.0  # until the faults are over
 MOST_MB = 150.0
 HOUR_S = 3600.0
 STOP_S = 10.0
@@ -74,12 +75,17 @@ async def run(kind: Kind, seed: int, directory: Path, checkout: Path | None = No
         made.workload = Workload(made.dsn, seed, HOUR_S, stubborn=kind.cuts_cpo, truncates=seed % 2 == 0)
         recovery_s, peak_mb = math.nan, math.nan
         try:
-            await _play(made, kind)
+            async with asyncio.timeout(MOST_S):
+                await _play(made, kind)
             recovery_s = await made.rig.quiet(PATIENCE_S)
             peak_mb = max(daemon.peak_mb for daemon in made.daemons if daemon.exit_code is None)
             wrong = await judged(made, kind, peak_mb)
-        except* (AssertionError, psycopg.Error) as errors:
-            wrong = [line for error in leaves(errors) for line in (*str(error).splitlines(), *made.rig.said.splitlines()[-20:])]
+        except* (AssertionError, TimeoutError, psycopg.Error) as errors:
+            wrong = [
+                line
+                for error in leaves(errors)
+                for line in (*(str(error) or type(error).__name__).splitlines(), *made.rig.said.splitlines()[-20:])
+            ]
         return Outcome(
             kind=kind.name,
             seed=seed,

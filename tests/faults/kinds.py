@@ -230,9 +230,13 @@ async def _usage(conn: psycopg.AsyncConnection[Any]) -> float:
 
 
 async def clock_set(stage: Stage) -> str | None:
-    """The clock of the database's machine is set: an hour ahead, or back."""
+    """The clock of the database's machine is set: ahead by half a minute or an hour, or back by a little.
+
+    Back by an hour, Postgres' own time-outs would not strike for an hour, those of the CPO's locks neither.
+    """
     assert stage.clock is not None
-    stage.clock.write_text(stage.chance.choice(("+3600", "-3600", "+0", "+30", "-30")))
+    offset_s = float(stage.clock.read_text()) + stage.chance.choice((30.0, 3600.0, -2.0))
+    stage.clock.write_text(f"{offset_s:+.0f}")
     await asyncio.sleep(4.0)
     return "clock set"
 
