@@ -64,7 +64,7 @@ async def test_key_is_nowhere_though_the_emp_repeats_it(dsn: str, embedded_postg
         reports = "".join([await made.command(*report) for report in REPORTS])
         checked = await made.command("check", "--verbose", "--json")
         lines = command_lines()
-        daemon.send_signal(signal.SIGQUIT)  # a stack of every thread, if the variable says so
+        daemon.send_signal(signal.SIGTERM)
         await until(lambda: daemon.exit_code is not None, "it has ended")
         dump = await asyncio.to_thread(dumped, embedded_postgres, dsn)
         places = {"pages": pages, "reports": reports, "check": checked, "command lines": lines, "log": made.said, "tables": dump}
