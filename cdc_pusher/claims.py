@@ -16,7 +16,7 @@ from cdc_pusher.database import Connection, as_json
 from cdc_pusher.horizon import Horizon
 from cdc_pusher.model import Kind, Payload
 from cdc_pusher.outbox import is_newer
-from cdc_pusher.reconcile import GONE, LIVE, SWEEP, WALK
+from cdc_pusher.reconcile import LIVE, NEVER, SWEEP, WALK
 from cdc_pusher.sql import queries
 
 _sql = queries("claims")
@@ -113,12 +113,12 @@ async def lock_emp(conn: Connection, emp: str, epoch: int | None = None) -> Turn
 
 async def forget(conn: Connection, emp: str, *, quiet_s: float) -> None:
     """Forget what no station lists any more, of which no request can be processed after `quiet_s` seconds."""
-    await conn.execute(_sql.forget, {"emp": emp, "gone": GONE, "quiet_s": quiet_s})
+    await conn.execute(_sql.forget, {"emp": emp, "never": NEVER, "quiet_s": quiet_s})
 
 
 async def promote(conn: Connection, emp: str) -> None:
     """Let the oldest of the messages that more urgent ones keep waiting go first."""
-    await conn.execute(_sql.promote, {"emp": emp, "gone": GONE})
+    await conn.execute(_sql.promote, {"emp": emp})
 
 
 async def note_breaker(conn: Connection, emp: str, reason: str | None, probe_in_s: float) -> None:
@@ -158,15 +158,7 @@ async def claim(
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = due_from_the_start().ends
-    values = {
-        "emp": emp,
-        "limit": limit,
-        "lease_s": lease_s,
-        "quiet_s": quiet_s,
-        "gone": GONE,
-        "not_yet": list(not_yet),
-        **horizon.parameters,
-    }
+    values = {"emp": emp, "limit": limit, "lease_s": lease_s, "quiet_s": quiet_s, "not_yet": list(not_yet), **horizon.parameters}
     rows = await (await conn.execute(_sql.claim, values)).fetchall()
     ended = time.monotonic()
     if from_the_start:
@@ -239,8 +231,8 @@ async def _follow(conn: Connection, emp: str, results: Iterable[Result], refused
     if accepted:
         carried = [(evse_id, c.key) for c in accepted if not c.deletes for evse_id in sorted(set(oioi.evse_ids(c.payload)))]
         columns = {"evse": [e for e, _ in carried], "station": [s for _, s in carried], "stations": [c.key for c in accepted]}
-        await conn.execute(_sql.settle_evses, {"emp": emp, "gone": GONE, **columns})
+        await conn.execute(_sql.settle_evses, {"emp": emp, "never": NEVER, **columns})
         if carried:
-            await conn.execute(_sql.release_statuses, {"emp": emp, "evses": columns["evse"], "gone": GONE})
+            await conn.execute(_sql.release_statuses, {"emp": emp, "evses": columns["evse"], "never": NEVER})
     if missing:
         await conn.execute(_sql.send_stations_again, {"emp": emp, "evses": missing})

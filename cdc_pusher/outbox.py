@@ -17,7 +17,7 @@ from cdc_pusher.database import Connection, as_json
 from cdc_pusher.errors import LeaseLost
 from cdc_pusher.horizon import Horizon
 from cdc_pusher.plan import Evse, Plan
-from cdc_pusher.reconcile import GONE, LIVE, SWEEP, WALK, Entry, Resend
+from cdc_pusher.reconcile import GONE, LIVE, NEVER, SWEEP, WALK, Entry, Resend
 from cdc_pusher.sql import queries
 
 AHEAD = 20  # times a batch: how far to look for more changes of the same stations
@@ -150,8 +150,7 @@ async def write(conn: Connection, plans: Iterable[Plan]) -> None:
             await conn.execute(query, {"rows": as_json(rows)})
     if forget := [entry for plan in plans for entry in plan.forget]:
         columns = {"emp": [e.emp for e in forget], "kind": [e.kind for e in forget], "key": [e.key for e in forget]}
-        columns["reason"] = GONE
-        await conn.execute(_sql.forget_entries, columns)
+        await conn.execute(_sql.forget_entries, {**columns, "reason": GONE, "priority": NEVER})
     for query, pairs in (
         (_sql.list_evses, [(plan.emp, *pair) for plan in plans for pair in plan.listed]),
         (_sql.unlist_evses, [(plan.emp, *pair) for plan in plans for pair in plan.unlisted]),

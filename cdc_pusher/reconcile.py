@@ -23,9 +23,11 @@ Resend = Literal["undelivered", "statuses", "everything"] | None
 
 LIVE, WALK, SWEEP = 0, 10, 20
 """Priorities of a change: somebody made it; a full load or a resync looks at everything; a sweep looks for what nobody told of."""
+NEVER = 30
+"""The priority of a row that is not sent any more, and stays only as long as an earlier request of it may be processed late."""
 
 WAITS_FOR_STATION = "waits until the EMP has accepted its station"
-GONE = "no station lists it any more: forgotten when an earlier request can no longer be processed"
+GONE = "no longer listed: forgotten when an earlier request can no longer be processed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,7 @@ def station(
         return _mark(row, desired if desired is not None else _deletion(row), occasion)
     if desired is None:
         if not row.maybe_at_emp:
-            return FORGET
+            return _forgotten(row)
         desired = _deletion(row)
     elif not isinstance(desired, Held):
         desired = _with_connector_rule(row, desired, connectors_changed, elsewhere)
@@ -147,13 +149,18 @@ def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str,
             return None
         row = Entry(emp=emp, kind="status", key=key, station_id=station_id)
     if desired is None:
-        return _mark(row, desired, occasion) if row.in_flight else None if row.reason == GONE else FORGET
+        return _mark(row, desired, occasion) if row.in_flight else _forgotten(row)
     moved = row if row.station_id == station_id else replace(row, station_id=station_id)
     if row.in_flight:
         decision = _mark(moved, desired, occasion)
     else:
         decision = _settle(moved, desired, occasion, due=due, reason=None if due else WAITS_FOR_STATION)
     return moved if decision is None and moved is not row else decision
+
+
+def _forgotten(row: Entry) -> Forget | None:
+    """Nobody wants the row: it goes, unless that was decided before."""
+    return None if row.reason == GONE else FORGET
 
 
 def heals(row: Entry | None, decision: Decision) -> bool:

@@ -15,8 +15,10 @@ from cpo_side import CONNECTOR, STATION, TABLES, Cpo, attach, run
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
+from rig import REFERENCE_SCHEMA
 
 from cdc_pusher import migrate
+from cdc_pusher.config import SourceSettings
 from cdc_pusher.embedded import EmbeddedPostgres
 
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "max_prepared_transactions": "0"}
@@ -87,6 +89,15 @@ def dsn(embedded_postgres: EmbeddedPostgres, postgresql_noproc: NoopExecutor) ->
     finally:
         with janitor.cursor() as cursor:
             cursor.execute(f"DROP DATABASE {janitor.dbname} WITH (FORCE)")
+
+
+@pytest.fixture
+def watched_dsn(dsn: str) -> str:
+    """A database with the reference schema, and our schema and triggers."""
+    run(dsn, REFERENCE_SCHEMA.read_text())
+    migrate.to(dsn)
+    asyncio.run(attach(dsn, *SourceSettings().watch))
+    return dsn
 
 
 # ── the CPO's side of the triggers ─────────────────────────────────────────────────────────────────────────────────────────────────────

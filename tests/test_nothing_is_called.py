@@ -26,6 +26,7 @@ VALUES = {
     "bpchar(5)": "'ab'",
     "bool": "true",
     "numeric": "1.00",
+    "document": """'{"a": ["b"]}'""",
 }
 
 
@@ -90,7 +91,7 @@ async def test_cast_of_the_cpo_is_never_run_with_the_rights_of_the_triggers_owne
 
 @pytest.mark.parametrize("type_", VALUES)
 async def test_value_of_any_type_is_to_capture_what_it_was_in_the_row(bare: Cpo, type_: str) -> None:
-    bare.run(f"CREATE TABLE plug (v {type_})")
+    bare.run("CREATE DOMAIN document AS jsonb", f"CREATE TABLE plug (v {type_})")
     watch = Watch(table="public.plug", station="SELECT s.id || plug.v::text FROM public.station AS s WHERE s.id = 'a'")
     await attach(bare.dsn, watch)
     bare.run(f"INSERT INTO plug VALUES ({VALUES[type_]})")

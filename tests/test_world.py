@@ -13,12 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from rig import REFERENCE_SCHEMA
 from world import EVSES, OUTCOMES, STATIONS, STATUSES, Outcome, World
 
-from cdc_pusher import claims, migrate, reconcile, triggers
-from cdc_pusher.config import ConnectorsChanged, SourceSettings
-from cdc_pusher.database import connect
+from cdc_pusher import claims, reconcile
+from cdc_pusher.config import ConnectorsChanged
 from cdc_pusher.reconcile import Entry
 
 EXAMPLES = int(os.environ.get("WORLD_EXAMPLES", "25"))
@@ -137,20 +135,6 @@ class Play(RuleBasedStateMachine):
         self.run(self.world.process_late())
 
 
-@pytest.fixture
-def world_dsn(dsn: str) -> str:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(REFERENCE_SCHEMA.read_bytes())
-    migrate.to(dsn)
-
-    async def attach() -> None:
-        async with await connect(dsn, "test") as conn:
-            await triggers.attach(conn, SourceSettings().watch)
-
-    asyncio.run(attach())
-    return dsn
-
-
 def play(dsn: str, mode: ConnectorsChanged, *, examples: int, phases: tuple[Phase, ...]) -> None:
     machine = type("Play", (Play,), {"dsn": dsn, "mode": mode})
     options = settings(
@@ -167,8 +151,8 @@ def play(dsn: str, mode: ConnectorsChanged, *, examples: int, phases: tuple[Phas
 
 @pytest.mark.timeout(60 + 10 * EXAMPLES)
 @pytest.mark.parametrize("mode", ["hold", "replace", "send"])
-def test_plays_end_with_emp_and_database_equal(world_dsn: str, mode: ConnectorsChanged) -> None:
-    play(world_dsn, mode, examples=EXAMPLES, phases=(Phase.generate,))
+def test_plays_end_with_emp_and_database_equal(watched_dsn: str, mode: ConnectorsChanged) -> None:
+    play(watched_dsn, mode, examples=EXAMPLES, phases=(Phase.generate,))
 
 
 # ── what is broken on purpose is noticed ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,12 +330,12 @@ async def told(dsn: str, mode: ConnectorsChanged, story: Story) -> list[str]:
     ],
 )
 def test_mutant_is_noticed_where_nothing_is_wrong_without_it(
-    world_dsn: str, mode: ConnectorsChanged, mutant: Mutant, story: Story, monkeypatch: pytest.MonkeyPatch
+    watched_dsn: str, mode: ConnectorsChanged, mutant: Mutant, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert asyncio.run(told(world_dsn, mode, story)) == []
+    assert asyncio.run(told(watched_dsn, mode, story)) == []
     mutant(monkeypatch)
     try:
-        wrong = asyncio.run(told(world_dsn, mode, story))
+        wrong = asyncio.run(told(watched_dsn, mode, story))
     except psycopg.errors.IntegrityError as error:
         wrong = [str(error)]
     assert wrong

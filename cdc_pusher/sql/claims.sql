@@ -42,8 +42,8 @@ FROM expired
 DELETE FROM cdc_pusher.outbox
 WHERE emp = %(emp)s
   AND state = 'pending'
+  AND priority = %(never)s
   AND next_attempt_at <= now()
-  AND reason = %(gone)s
   AND uncertain_at + make_interval(secs => %(quiet_s)s) <= now()
 
 -- name: promote
@@ -58,7 +58,6 @@ CROSS JOIN LATERAL (
       AND state = 'pending'
       AND priority = class.priority
       AND next_attempt_at < now() - interval '5 s'
-      AND reason IS DISTINCT FROM %(gone)s
     ORDER BY next_attempt_at
     LIMIT 2
 ) AS oldest
@@ -106,7 +105,6 @@ WITH due AS (
           AND o.state = 'pending'
           AND o.priority = p.priority
           AND o.next_attempt_at BETWEEN p.since AND now()
-          AND o.reason IS DISTINCT FROM %(gone)s
           AND NOT o.key = ANY (%(not_yet)s)
           AND CASE o.kind
               WHEN 'status' THEN NOT EXISTS (
@@ -316,7 +314,7 @@ WHERE s.emp = %(emp)s
   AND s.kind = 'status'
   AND s.state = 'pending'
   AND s.next_attempt_at IS NOT NULL
-  AND s.reason IS DISTINCT FROM %(gone)s
+  AND s.priority <> %(never)s
   AND s.key = ANY (ARRAY(SELECT evse_id FROM left_behind UNION ALL SELECT evse_id FROM changed WHERE at_emp = 'no'))
 
 -- name: withdraw_evses
@@ -364,7 +362,7 @@ SET state = CASE WHEN state IN ('in_flight', 'held') THEN state ELSE 'pending' E
 WHERE emp = %(emp)s
   AND kind = 'status'
   AND key = ANY (%(evses)s)
-  AND reason IS DISTINCT FROM %(gone)s
+  AND priority <> %(never)s
 
 -- name: send_stations_again
 -- The EMP said that it does not know an EVSE that it had accepted: whether it has its station is in doubt, so that is sent again, and its

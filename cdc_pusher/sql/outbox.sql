@@ -189,6 +189,7 @@ WITH unwanted AS MATERIALIZED (
     UPDATE cdc_pusher.outbox AS o
     SET state = 'pending',
         reason = %(reason)s,
+        priority = %(priority)s,
         acknowledged = NULL,
         doubtful = NULL,
         delivered_gen = 0,

@@ -11,7 +11,9 @@ SELECT
            OR t.oid = ANY ('{bytea,real,double precision}'::regtype[])
     ), '{}') AS styled,
     coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.typtype = 'd'), '{}') AS domains,
-    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.oid = ANY ('{json,jsonb}'::regtype[])), '{}') AS json
+    coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (
+        WHERE coalesce(nullif(t.typbasetype, 0), t.oid) = ANY ('{json,jsonb}'::regtype[])
+    ), '{}') AS json
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n
     ON n.oid = c.relnamespace

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _can(kind: str) -> bool:
     if missing := KINDS[kind].needs.missing:
-        print(f"{kind}: left out, {missing}")  # noqa: T201
+        print(f"{kind}: left out, {missing}")  # noqa: T201  # a command
     return not missing
 
 

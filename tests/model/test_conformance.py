@@ -9,13 +9,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
-from rig import REFERENCE_SCHEMA
 
-from cdc_pusher import migrate, triggers
-from cdc_pusher.config import SourceSettings
-from cdc_pusher.database import connect
 from model.mutants import SupersededIsForgotten
 from model.protocol import Bounds, Protocol
 from model.step import Step
@@ -23,20 +18,6 @@ from model.twin import Twin
 
 PLAYS = int(os.environ.get("MODEL_PLAYS", "60"))
 FAULTS: dict[str, Any] = {"crashes": 1, "lost": 2, "refused": 1, "rejected": 1, "stalls": 2, "changes": 4}
-
-
-@pytest.fixture
-def model_dsn(dsn: str) -> str:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(REFERENCE_SCHEMA.read_bytes())
-    migrate.to(dsn)
-
-    async def attach() -> None:
-        async with await connect(dsn, "test") as conn:
-            await triggers.attach(conn, SourceSettings().watch)
-
-    asyncio.run(attach())
-    return dsn
 
 
 def play(protocol: Protocol, chance: random.Random) -> Iterator[Step]:
@@ -81,12 +62,12 @@ async def replayed(dsn: str, protocol: Protocol, seed: int) -> set[str]:
     [(Bounds(leases=True, full_load=True, missed=1, lapses=3, **FAULTS), 1), (Bounds(reads_apart=True, full_load=True, **FAULTS), 2)],
     ids=["with leases", "without"],
 )
-def test_the_code_does_what_the_model_does(model_dsn: str, bounds: Bounds, seed: int) -> None:
-    seen = asyncio.run(replayed(model_dsn, Protocol(bounds), seed))
+def test_the_code_does_what_the_model_does(watched_dsn: str, bounds: Bounds, seed: int) -> None:
+    seen = asyncio.run(replayed(watched_dsn, Protocol(bounds), seed))
     assert {"writes", "claims", "records 'accepted'", "finds a claim run out", "the quiet time is over", "crashes"} <= seen
 
 
-def test_another_protocol_would_be_noticed(model_dsn: str) -> None:
+def test_another_protocol_would_be_noticed(watched_dsn: str) -> None:
     mutant = SupersededIsForgotten(Bounds(full_load=True, changes=6))
     with pytest.raises(AssertionError, match="the change log names the station: True, in the model False"):
-        asyncio.run(replayed(model_dsn, mutant, seed=3))
+        asyncio.run(replayed(watched_dsn, mutant, seed=3))
