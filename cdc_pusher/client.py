@@ -17,8 +17,9 @@ import aiohttp
 import httpx
 
 from cdc_pusher import __version__, oioi
-from cdc_pusher.config import EmpSettings, require_private
+from cdc_pusher.config import EmpSettings
 from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.keyfile import require_private
 from cdc_pusher.model import Answer, Failure, Kind, Payload
 
 ANSWER_LIMIT = 64 * 1024  # bytes

@@ -8,7 +8,6 @@ what is wrong. Keys of an EMP are read from a file, a systemd credential or the 
 import hashlib
 import os
 import re
-import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.keyfile import key_in, require_private
 from cdc_pusher.logs import Level
 from cdc_pusher.model import CONNECTOR_COLUMNS, STATION_COLUMNS
 
@@ -36,8 +36,6 @@ _NAME = r'(?:"((?:[^"]|"")+)"|([^\W\d][\w$]*))'
 _COLUMN = re.compile(rf"(?:{_NAME}\s*\.\s*)?{_NAME}")
 
 DEFAULT_PATHS = (Path("/etc/cdc-pusher/config.toml"), Path("cdc-pusher.toml"))
-
-KEY_LIMIT = 4096  # bytes
 
 REFERENCE_STATIONS = "SELECT {} FROM public.station".format(", ".join(("id AS station_id", *STATION_COLUMNS[1:])))
 REFERENCE_CONNECTORS = "SELECT {} FROM public.connector".format(", ".join(CONNECTOR_COLUMNS))
@@ -311,36 +309,11 @@ def with_api_key(name: str, emp: EmpSettings, path: Path | None = None) -> EmpSe
         variable = f"CDC_PUSHER_EMP__{name.upper()}__API_KEY"
         raise ConfigurationError(f"emp.{name}: no API key; set api_key_file, the systemd credential {name}.api-key or {variable}")
     else:
-        key, origin = _key_in(file, f"emp.{name}: the API key file"), str(file)
+        key, origin = key_in(file, f"emp.{name}: the API key file"), str(file)
     key = key.strip()
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigurationError(f"emp.{name}: the API key in {origin} is empty or has characters that an HTTP header cannot carry")
     return emp.model_copy(update={"api_key": SecretStr(key)})
-
-
-def require_private(file: Path, what: str) -> None:
-    """Raise `ConfigurationError` unless this is a regular file that is not for everybody; a group may read it, as systemd's credentials."""
-    mode = file.stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise ConfigurationError(f"{what} {file} is no regular file")
-    if mode & stat.S_IRWXO:
-        raise ConfigurationError(f"{what} {file} is open to everybody: chmod o= {file}")
-
-
-def _key_in(file: Path, what: str) -> str:
-    try:
-        require_private(file, what)
-        with file.open("rb") as stream:
-            content = stream.read(KEY_LIMIT + 1)
-        if len(content) > KEY_LIMIT:
-            raise ConfigurationError(f"{what} {file} has more than {KEY_LIMIT} bytes")
-        return content.decode("ascii")
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{what} {file} is not ASCII text") from None
-    except OSError as error:
-        raise ConfigurationError(f"{what} {file} cannot be read: {error.strerror}") from error
-    except ValueError:  # a path with a NUL
-        raise ConfigurationError(f"{what} has no name that a file can have") from None
 
 
 def key_origin(name: str, emp: EmpSettings, path: Path | None) -> Path | None:

@@ -7,6 +7,8 @@ import pytest
 from hand import Hand, hand
 from rig import Rig, evse_id, rig
 
+from cdc_pusher import claims
+
 QUIET_S = 60.0
 STATE = "SELECT state FROM cdc_pusher.outbox WHERE kind = 'status'"
 QUIET_TIME_IS_OVER = "UPDATE cdc_pusher.outbox SET uncertain_at = uncertain_at - interval '1 h' WHERE uncertain_at IS NOT NULL"
@@ -52,3 +54,25 @@ async def test_a_status_that_comes_back_is_sent_once_more_after_the_quiet_time(c
         claim = (await daemon.claim(quiet_s=QUIET_S))[evse_id("s1")]
         await daemon.answer(claim, quiet_s=QUIET_S)  # the EMP takes this one first, and then the other
         assert await cpo.value(STATE) == "pending"
+
+
+async def test_what_nobody_wants_is_remembered_until_the_quiet_time_is_over_whatever_becomes_of_its_station(cpo: Rig) -> None:
+    await cpo.build("s2", evses=2)
+    remembered = "SELECT count(*) FROM cdc_pusher.outbox WHERE kind = 'status' AND key = %(evse)s"
+    async with hand(cpo.dsn, connectors_changed="send") as daemon:
+        await daemon.capture()
+        await daemon.deliver()
+        await cpo.set_status("s2", "Occupied")
+        await daemon.capture()
+        claim = (await daemon.claim())[evse_id("s2")]
+        await daemon.answer(claim, "retry", quiet_s=QUIET_S, uncertain=True, late=True, error="no answer")
+        await cpo.sql("DELETE FROM connector WHERE evse_id = %(evse)s", evse=evse_id("s2"))
+        await daemon.capture()
+        assert "s2" in await daemon.deliver()
+        for quiet_is_over, rows in ((False, 1), (True, 0)):
+            if quiet_is_over:
+                await cpo.sql(QUIET_TIME_IS_OVER)
+            async with daemon.conn.transaction():
+                await claims.lock_emp(daemon.conn, "a")
+                await claims.forget(daemon.conn, "a", quiet_s=QUIET_S)
+            assert await cpo.value(remembered, evse=evse_id("s2")) == rows

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from cpo_side import CHARGE, Cpo, attach, ours
 
-from cdc_pusher import triggers
+from cdc_pusher import recorder
 from cdc_pusher.config import SourceSettings, Watch
 from cdc_pusher.source import Source
 
@@ -47,7 +47,7 @@ async def test_function_of_the_cpo_is_never_called_with_the_rights_of_the_trigge
         "CREATE OPERATOR public.+ (LEFTARG = text, RIGHTARG = text, FUNCTION = theirs)",
     )
     watch = Watch(table="public.connector", columns=("status",), station=station)
-    attachment = triggers.wanted(watch, triggers.Table(name="public.connector", kind="r", columns=["id", "station_id", "status"]))
+    attachment = recorder.wanted(watch, recorder.Table(name="public.connector", kind="r", columns=["id", "station_id", "status"]))
     assert "theirs" not in attachment.body
     assert "+" not in attachment.body
     assert 'NEW."station_id"' in attachment.body
