@@ -1,7 +1,7 @@
 """Failpoints: named places in the daemon where a fault strikes it from within. The product knows nothing of them.
 
-A daemon that is started with `armed(…)` in its environment (`inject/sitecustomize.py`) is struck once, when it comes to a place for the
-n-th time, and writes the place's name into a file before.
+A daemon that is started with `armed(…)` in its environment is struck once, when it comes to a place for the n-th time, and writes the
+place's name into a file before.
 """
 
 import asyncio
@@ -61,8 +61,16 @@ def armed(point: str, nth: int, do: Do, told: Path, *, cut: int, program: Path |
     `do`: it is killed, stopped, or its connections to port `cut` break. `told`: the file that gets the name of the place; `program`: the
     checkout that the daemon is of.
     """
+    first = run_first(told.parent / "armed", "from faults import points; points.install()", _TESTS, program or _TESTS.parent)
     spec = {"point": point, "time": nth, "do": do, "told": str(told), "cut": cut}
-    return {_VARIABLE: json.dumps(spec), "PYTHONPATH": f"{_TESTS / 'faults' / 'inject'}:{_TESTS}:{program or _TESTS.parent}"}
+    return {_VARIABLE: json.dumps(spec), **first}
+
+
+def run_first(directory: Path, code: str, *paths: Path) -> dict[str, str]:
+    """The environment of a Python that runs this code before anything else, and imports from these paths; `directory` keeps the code."""
+    directory.mkdir(exist_ok=True)
+    (directory / "sitecustomize.py").write_text(code + "\n")
+    return {"PYTHONPATH": ":".join(map(str, (directory, *paths)))}
 
 
 def install() -> None:

@@ -21,9 +21,11 @@ from workload import Workload
 from cdc_pusher.embedded import EmbeddedPostgres
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 from cdc_pusher.sandbox.server import PATH
+from faults.points import run_first
 
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}
 LIVELY: Row = {"tcp_user_timeout": 2000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2, "connect_timeout": 3}
+ROOT = Path(__file__).parent.parent.parent
 FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "libfaketime.so.1"
 
 
@@ -127,7 +129,7 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
         made.database = await stack.enter_async_context(relay(f"{server.host}/.s.PGSQL.{server.port}"))
         made.rig.dsn = make_conninfo(host="127.0.0.1", port=made.database.port, user="postgres", dbname="postgres", **LIVELY)
         made.rig.page_stations = 4
-        made.rig.env = _patched(directory / "patch", needs.patch) if needs.patch else {}
+        made.rig.env = run_first(directory / "patch", needs.patch, ROOT) if needs.patch else {}
         for name, kind in needs.emps.items():
             settings = SandboxSettings(api_key=KEY, connectors_may_change=kind == "send", ledger_size=needs.ledger)
             emp = await stack.enter_async_context(Sandbox(settings))
@@ -137,12 +139,6 @@ async def stage(needs: Needs, directory: Path, seed: str, checkout: Path | None 
         if checkout is not None:  # its triggers
             await made.rig.plain_command("migrate", "--config", str(made.rig.config), checkout=checkout)
         yield made
-
-
-def _patched(directory: Path, patch: str) -> dict[str, str]:
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(patch + "\n")
-    return {"PYTHONPATH": f"{directory}:{Path(__file__).parent.parent.parent}"}
 
 
 @contextmanager
