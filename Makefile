@@ -43,7 +43,7 @@ demo: $(STAMP)
 	$(BIN)/cdc-pusher demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 bench: $(STAMP)
 	@missed=; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python -m bench $$name || missed="$$missed $$name"; done; \

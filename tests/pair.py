@@ -103,6 +103,16 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
+def can_vanish() -> bool:
+    """Whether this kernel lets whoever we are have a filter on a socket; some reserve that for root."""
+    with socket.socket() as sock:
+        try:
+            _drop_everything(sock)
+        except OSError:
+            return False
+    return True
+
+
 def _drop_everything(sock: Any) -> None:
     program = ctypes.create_string_buffer(DROP_EVERYTHING, len(DROP_EVERYTHING))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(program)))

@@ -17,7 +17,7 @@ from pathlib import Path
 import oracle
 import psycopg
 import pytest
-from pair import Disaster, Pair, pair
+from pair import Disaster, Pair, can_vanish, pair
 from psycopg.conninfo import make_conninfo
 from rig import KEY, Rig, Row, connected, evse_id, rig, until
 from verdict import concerned, story, verdict
@@ -29,6 +29,9 @@ pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.skipif(sys.platform != "linux", reason="a machine that vanishes is made with a socket filter of Linux"),
 ]
+needs_socket_filters = pytest.mark.skipif(
+    sys.platform == "linux" and not can_vanish(), reason="this kernel leaves filters on sockets to root, so no machine can vanish"
+)
 
 MOST_S = 180.0
 AT_WORK_S = 3.0
@@ -88,7 +91,7 @@ def tell(request: pytest.FixtureRequest, text: str) -> None:
     print(f"{request.node.name}: {text}")  # noqa: T201  # for people
 
 
-@pytest.mark.parametrize("disaster", ["crash", "vanish"])
+@pytest.mark.parametrize("disaster", ["crash", pytest.param("vanish", marks=needs_socket_filters)])
 async def test_nothing_that_was_confirmed_is_lost_when_replication_is_synchronous(
     disaster: Disaster, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
