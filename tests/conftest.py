@@ -70,7 +70,8 @@ def server_address(embedded_postgres: EmbeddedPostgres) -> ServerAddress:
 
 
 # The template database; `load=[…]` here is the place for what every test's database is to contain.
-postgresql_noproc = factories.postgresql_noproc(depends_on="server_address", dbname="test")
+DATABASE = "test"
+postgresql_noproc = factories.postgresql_noproc(depends_on="server_address", dbname=DATABASE)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def dsn(embedded_postgres: EmbeddedPostgres, postgresql_noproc: NoopExecutor) ->
         user=postgresql_noproc.user,
         host=postgresql_noproc.host,
         port=postgresql_noproc.port,
-        dbname=postgresql_noproc.dbname,
+        dbname=DATABASE,  # whichever process of several this is: each has a server of its own
         template_dbname=postgresql_noproc.template_dbname,
     )
     janitor.init()
