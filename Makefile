@@ -4,6 +4,7 @@
 #   make bench ONLY=storm           measure, beside other systems, which are installed for it, against our goals: docs/performance.md
 #   make faults                     the fault campaign, a quarter of an hour: KINDS='killed ended' SEED=7 RUNS=3, or MUTANTS=all
 #   make soak                       an hour of a hundred changes a second and faults: does anything grow? MINUTES=12 SEED=2 JSON=FILE
+#   make screens                    docs/screens, what the status page looks like; needs Chromium
 #   make plots                      docs/plots, from what `make bench` has measured here
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make fuzz                       the tests in tests/fuzz with FUZZ_EXAMPLES=100000 each; and guided by coverage: ONLY=decode SECONDS=600
@@ -24,7 +25,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts audit bench demo faults fuzz plots soak test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts audit bench demo faults fuzz plots soak test coverage lint format types layers screens wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +63,11 @@ $(VENV)/.plots: $(STAMP)
 
 plots: $(VENV)/.plots
 	$(BIN)/python -m bench.plots
+
+# As root on a machine of no name in particular.
+screens: $(STAMP)
+	export PYTHONPATH=tests:.; photograph='$(BIN)/python -m page.screens docs/screens'; \
+	if [ "$$(id -u)" = 0 ]; then unshare --uts sh -c "hostname cpo-db-1; exec $$photograph"; else $$photograph; fi
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase

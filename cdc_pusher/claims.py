@@ -126,6 +126,11 @@ async def note_breaker(conn: Connection, emp: str, reason: str | None, probe_in_
     await conn.execute(_sql.note_breaker, {"emp": emp, "reason": reason, "probe_in_s": probe_in_s})
 
 
+async def note_error(conn: Connection, emp: str, error: str) -> None:
+    """Let people see what a request has failed with last."""
+    await conn.execute(_sql.note_error, {"emp": emp, "error": error})
+
+
 async def hasten(conn: Connection, emp: str, messages: Iterable[tuple[Kind, str]]) -> None:
     """Have these messages (kind and key), which failed because their EMP did, tried again at once."""
     found = list(messages)

@@ -25,13 +25,14 @@ import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from cdc_pusher import enqueue, logs, metrics, start, systemd
+from cdc_pusher import enqueue, history, logs, metrics, start, systemd
 from cdc_pusher.client import EmpClient
 from cdc_pusher.config import EmpSettings, Settings
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.delivery import Lane
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.gauges import Gauges
+from cdc_pusher.history import History
 from cdc_pusher.horizon import Pace
 from cdc_pusher.intake import Intake
 from cdc_pusher.lease import Leases, daemon_name
@@ -49,6 +50,7 @@ STOP_GRACE_S = 4.0  # for requests in flight when the process ends; what is cut 
 STOP_S = 8.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
 SWEEP_CHECK_S = 120.0  # how often to look whose sweep is due
 GAUGES_S = 30.0
+HISTORY_AT = "0,20,40"  # seconds of the minute
 FAILS_S = 20.0  # a lease is left to others when what works under it has failed for so long
 CONFIGURATION_RETRY_S = 10.0
 HANGS_S = 90.0  # longer than any statement of ours may take
@@ -78,7 +80,8 @@ class Daemon:
         self._listener = Listener(settings.database.dsn, self._me, self._heard)
         self._memories: dict[str, Memory] = {}
         self._gauges = Gauges()
-        self._monitor = Monitor(lambda: self._settings, self._gauges, self._hanging)
+        self._history = History(self._me)
+        self._monitor = Monitor(self._me, lambda: self._settings, self._gauges, self._hanging)
         self._intake: Intake | None = None
         self._is_stopping = False
         self._is_ready = False
@@ -311,6 +314,7 @@ class Daemon:
         scheduler.add_job(self._maintain_attempts, "interval", id="attempts", hours=1, next_run_time=datetime.now(UTC))
         scheduler.add_job(self._sweep, "interval", id="sweep", seconds=min(self._settings.daemon.sweep_interval_s / 4, SWEEP_CHECK_S))
         scheduler.add_job(self._refresh_gauges, "interval", id="gauges", seconds=GAUGES_S, next_run_time=datetime.now(UTC))
+        scheduler.add_job(self._write_history, "cron", id="history", second=HISTORY_AT)
         scheduler.add_listener(_note_failed_job, EVENT_JOB_ERROR)
         return scheduler
 
@@ -336,6 +340,11 @@ class Daemon:
         oldest_s = max(found.oldest_s.values(), default=0.0)
         does = ", ".join(sorted(self._leases.held)) or "nothing, a spare one"
         systemd.notify(f"STATUS={does}; {found.undelivered} undelivered, the oldest change on its way is {oldest_s:.0f} s old")
+
+    async def _write_history(self) -> None:
+        if minutes := self._history.look(datetime.now(UTC)):
+            async with await connect(self._settings.database.dsn, "history") as conn:
+                await history.write(conn, minutes)
 
     async def _maintain_attempts(self) -> None:
         async with await connect(self._settings.database.dsn, "maintenance") as conn:

@@ -66,6 +66,7 @@ class Lane:
         self._counts = {(kind, outcome): metrics.requests.labels(name, kind, outcome) for kind in get_args(Kind) for outcome in OUTCOMES}
         self._lags = {kind: metrics.delivery_lag.labels(name, kind) for kind in get_args(Kind)}
         self._durations = metrics.request_duration.labels(name)
+        self._width = metrics.concurrency.labels(name)
         self._lease = lease
         self._daemon = daemon
         self._settings = settings
@@ -82,6 +83,7 @@ class Lane:
         self._records = Records(name, memory, epoch=lease.epoch, claim_s=self._claim_s, quiet_s=settings.quiet_time_s)
         self._results = memory.results
         self._check_at = float("-inf")
+        self._error_at = float("-inf")
         self._check_pace = Pace()
         self._horizon = claims.due_from_the_start()
 
@@ -146,6 +148,7 @@ class Lane:
             if not self._records.are_complete or now >= self._check_at:
                 await self._complete(conn)
             recorded = await self._record(conn, results) if results else claims.Recorded()
+            error_at = await self._note_error(conn, now, results)
             if now >= self._check_at:
                 await self._check(conn, now)
             noted = await self._note_breaker(conn)
@@ -154,7 +157,7 @@ class Lane:
             room = 0 if turn.paused or not send else self._room(now, len(results))
             claimed = await self._claim(conn, room, turn.now) if room > 0 else []
         del self._results[: len(results)]
-        self._noted = noted
+        self._noted, self._error_at = noted, error_at
         self._health.put_off -= hastened
         self._note(recorded.counted)
         if recorded.superseded:
@@ -163,6 +166,7 @@ class Lane:
         self._ahead = deque(sorted(ahead, key=lambda one: one[0].priority))
         if self._health.breaker.trips > trips:  # it has opened since we asked for room
             self._put_back()
+        self._width.set(self._health.window.size)
         self._send()
 
     async def _complete(self, conn: Connection) -> None:
@@ -214,6 +218,14 @@ class Lane:
             self._results.extend(Result(claim=claim, outcome="unsent") for claim, _ in self._ahead)
             self._ahead.clear()
             self._wake.set()
+
+    async def _note_error(self, conn: Connection, now: float, results: Sequence[Result]) -> float:
+        """Write what has failed last, now and then. Returns when it was last written."""
+        errors = [result.error for result in results if result.error is not None]
+        if not errors or now < self._error_at + CHECK_S:
+            return self._error_at
+        await claims.note_error(conn, self.name, errors[-1])
+        return now
 
     async def _note_breaker(self, conn: Connection) -> tuple[str | None, int]:
         """Write what has changed of the breaker. Returns what stands there once that is committed."""

@@ -10,20 +10,25 @@ from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.horizon import Pace
 
-COUNT_STATIONS_EVERY_S = 300.0
+COUNT_STATIONS_EVERY_S = 60.0
 VERIFY_TRIGGERS_EVERY_S = 45.0  # with every second refresh: a query or two for each watch
 SHARE = 0.02  # of the time at most goes into looking: it goes through the outbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """As they were at `at` (seconds of the monotonic clock). Ages in seconds; `oldest_s` by EMP."""
+    """As they were at `at` (seconds of the monotonic clock). Ages in seconds; `oldest_s` and `stations` by EMP.
+
+    `backlog`: messages by EMP, state and cause, as `report.backlog` has them.
+    """
 
     at: float
     trigger_faults: Sequence[str]
     change_log_age_s: float
     oldest_s: Mapping[str, float]
     undelivered: int
+    backlog: Sequence[report.Row] = ()
+    stations: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -36,6 +41,7 @@ class Gauges:
     _stations_at: float = float("-inf")
     _triggers_at: float = float("-inf")
     _trigger_faults: Sequence[str] = ()
+    _stations: Mapping[str, int] = field(default_factory=dict)
     _counted: dict[str, int] = field(default_factory=dict)
 
     def is_due(self) -> bool:
@@ -48,7 +54,7 @@ class Gauges:
         if began - self._triggers_at >= VERIFY_TRIGGERS_EVERY_S:
             self._trigger_faults = await triggers.verify(conn, settings.source.watch)
             self._triggers_at = began
-        oldest, undelivered = await self._backlog(conn, settings)
+        oldest, backlog = await self._backlog(conn, settings)
         await self._emps(conn)
         log = await report.log_depth(conn)
         metrics.trigger_faults.set(len(self._trigger_faults))
@@ -56,8 +62,9 @@ class Gauges:
         metrics.change_log_age.set(log["age_s"])
         metrics.missed.inc(self._more("", log["missed"]))
         if began - self._stations_at >= COUNT_STATIONS_EVERY_S:
-            for row in await report.stations(conn):
-                metrics.stations.labels(row["emp"]).set(row["stations"])
+            self._stations = {row["emp"]: row["stations"] for row in await report.stations(conn)}
+            for emp, count in self._stations.items():
+                metrics.stations.labels(emp).set(count)
             self._stations_at = began
         metrics.refreshed.set_to_current_time()
         metrics.expose_the_database()
@@ -68,11 +75,13 @@ class Gauges:
             trigger_faults=self._trigger_faults,
             change_log_age_s=log["age_s"],
             oldest_s=oldest,
-            undelivered=undelivered,
+            undelivered=sum(row["messages"] for row in backlog),
+            backlog=backlog,
+            stations=self._stations,
         )
         return self.figures
 
-    async def _backlog(self, conn: Connection, settings: Settings) -> tuple[dict[str, float], int]:
+    async def _backlog(self, conn: Connection, settings: Settings) -> tuple[dict[str, float], list[report.Row]]:
         now, rows = datetime.now(UTC), await report.backlog(conn)
         metrics.undelivered.clear()
         oldest = dict.fromkeys(settings.emp, 0.0)
@@ -85,7 +94,7 @@ class Gauges:
         for emp, age_s in oldest.items():
             metrics.oldest_age.labels(emp).set(age_s)
             metrics.late_after.labels(emp).set(settings.emp[emp].late_after_s)
-        return oldest, sum(row["messages"] for row in rows)
+        return oldest, rows
 
     async def _emps(self, conn: Connection) -> None:
         for gauge in (metrics.breaker_open, metrics.paused, metrics.full_load_completed, metrics.walk_stations, metrics.sweep_completed):

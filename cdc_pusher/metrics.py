@@ -36,6 +36,9 @@ _gauge("build_info", "The version of the program", "version").labels(__version__
 delivery_lag = _histogram("delivery_lag_seconds", "From a change in the CPO's database to the EMP's acknowledgement", _LAG_S, "emp", "kind")
 requests = _counter("requests", "Requests by what came of them: accepted, retry, station_missing, rejected", "emp", "kind", "outcome")
 request_duration = _histogram("request_duration_seconds", "From sending a request to its answer or failure", _REQUEST_S, "emp")
+concurrency = _gauge(
+    "concurrency", "Requests that this daemon may have in flight: what is configured, or what the EMP keeps up with", "emp"
+)
 captured = _counter("captured_changes", "Changes that were taken out of the change log")
 capture_duration = _histogram("capture_batch_duration_seconds", "How long a batch of changes took to capture", _REQUEST_S)
 lease_held = _gauge("lease_held", "Whether this daemon has the lease", "lease")

@@ -25,9 +25,19 @@ async def status(conn: Connection, emp: str | None = None) -> Row:
         "emps": [row for row in await _rows(conn, _sql.progress) if emp in (None, row["emp"])],
         "changes": (await _rows(conn, _sql.change_log))[0],
         "problems": await _rows(conn, _sql.reasons, emp=emp),
-        "daemons": await _rows(conn, _sql.daemons),
-        "unheld": [row["name"] for row in await _rows(conn, _sql.unheld)],
+        "daemons": await daemons(conn),
+        "unheld": await unheld(conn),
     }
+
+
+async def daemons(conn: Connection) -> list[Row]:
+    """The daemons that live, and the `leases` of each."""
+    return await _rows(conn, _sql.daemons)
+
+
+async def unheld(conn: Connection) -> list[str]:
+    """The leases that nobody has."""
+    return [row["name"] for row in await _rows(conn, _sql.unheld)]
 
 
 async def backlog(conn: Connection) -> list[Row]:

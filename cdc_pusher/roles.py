@@ -28,6 +28,7 @@ RIGHTS = {
     "cpo": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     **dict.fromkeys(("daemon", "emp", "lease"), ("SELECT", "INSERT", "UPDATE", "DELETE")),
     "evse": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "minute": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "outbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     **dict.fromkeys(("delivery_lag", "emp_progress", "outbox_problems", "station_state"), ("SELECT",)),
 }

@@ -27,6 +27,12 @@ SCHEMA = "cdc_pusher"
 CHANNEL = "cdc_pusher"
 LANE_CHANNEL = "cdc_pusher_lane"
 
+WORDS = (
+    "coalesce(payload ->> 'name', '') || ' '"
+    " || coalesce(payload -> 'address' ->> 'street', '') || ' ' || coalesce(payload -> 'address' ->> 'city', '')"
+)
+"""The words that a station is found by; queries that are to use the index have to spell it so."""
+
 metadata = MetaData(
     schema=SCHEMA,
     naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s", "ix": "%(table_name)s_%(column_0_N_name)s"},
@@ -153,6 +159,7 @@ outbox = Table(
     Index("outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")),
     Index("outbox_lease", "emp", "lease_until", postgresql_where=text("state = 'in_flight'")),
     Index("outbox_problem", "emp", "kind", "key", postgresql_where=text("state IN ('held', 'rejected')")),
+    Index("outbox_words", text(f"to_tsvector('simple', {WORDS})"), postgresql_using="gin", postgresql_where=text("kind = 'station'")),
     comment="What each EMP should have and what it has: one row for each EMP and entity, no history.",
 )
 
@@ -194,6 +201,25 @@ attempt = Table(
     Index("attempt_key", "key", "sent_at"),
     comment="The audit trail: one row for each request, in daily partitions that are dropped when they are old.",
     postgresql_partition_by="RANGE (sent_at)",
+)
+
+minute = Table(
+    "minute",
+    metadata,
+    Column("emp", Text, nullable=False, comment="The EMP"),
+    _timestamp("minute", "When the minute began", nullable=False),
+    Column("daemon", Text, nullable=False, comment="The daemon that sent it"),
+    Column("delivered", BigInteger, nullable=False, comment="Messages that the EMP accepted"),
+    Column("failed", BigInteger, nullable=False, comment="Requests that came to nothing"),
+    Column(
+        "lag_p50_s",
+        DOUBLE_PRECISION,
+        comment="From the change to the record of its acceptance: the median, seconds, by the buckets of the metric;"
+        " NULL: none was accepted",
+    ),
+    Column("lag_p99_s", DOUBLE_PRECISION, comment="The same: the 99th percentile"),
+    PrimaryKeyConstraint("emp", "minute", "daemon"),
+    comment="What each EMP was sent, minute by minute, of the last seven days; minutes without a request have no row.",
 )
 
 emp = Table(
@@ -245,7 +271,10 @@ emp = Table(
         Text,
         comment="Where the lane has recorded: system identifier, timeline, oid of the outbox; another place may have lost records",
     ),
+    Column("last_error", Text, comment="What a request to the EMP last failed with; noted once a second at most"),
+    _timestamp("last_error_at", "When that was"),
     PrimaryKeyConstraint("name"),
+    CheckConstraint("(last_error IS NULL) = (last_error_at IS NULL)", name="an_error_has_its_time"),
     CheckConstraint("walk IN ('full load', 'resync', 'sweep')", name="walk_is_known"),
     CheckConstraint("walk_next IN ('resync', 'sweep')", name="walk_next_is_known"),
     CheckConstraint("walk_pace IS NULL OR walk = 'sweep'", name="only_a_sweep_has_a_pace"),

@@ -6,6 +6,7 @@ Nothing here knows what is right; it starts, stops, asks and waits. The sandboxe
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,6 +173,7 @@ class Rig:
         self._daemons: list[Daemon] = []
         self.page_stations = 200
         self.monitoring = ""
+        self.cpos: Mapping[str, str] = CPOS
         self.database_options: Row = {}
         self.env: Mapping[str, str] = {}  # of daemons
         self.daemon_options: Row = {}
@@ -207,7 +209,7 @@ class Rig:
         lines += [f"{option} = {json.dumps(value)}" for option, value in self.daemon_options.items()]
         for emp, settings in self._emps.items():
             lines += [f"[emp.{emp}]", *(f"{field} = {json.dumps(value)}" for field, value in settings.items())]
-            lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in CPOS.items())]
+            lines += [f"[emp.{emp}.cpos]", *(f"{json.dumps(cpo)} = {json.dumps(cpo_id)}" for cpo, cpo_id in self.cpos.items())]
         self.config.write_text("\n".join(lines) + "\n")
 
     def daemon(self, config: Path | None = None, *, checkout: Path | None = None, env: Mapping[str, str] | None = None) -> Daemon:
@@ -287,6 +289,14 @@ class Rig:
         """After the database went away."""
         await self._conn.close()
         self._conn = await connected(self.dsn)
+
+    async def page(self) -> str:
+        """The address of the daemon's pages, when they are served."""
+        pattern = r'"address": "([^"]+)", "event": "metrics are served"'
+        await until(lambda: re.search(pattern, self.said), "pages are served")
+        found = re.search(pattern, self.said)
+        assert found is not None
+        return f"http://{found[1]}"
 
     async def close(self) -> None:
         await self._conn.close()

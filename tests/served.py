@@ -46,7 +46,7 @@ class Served:
         settings = Settings(monitoring=MonitoringSettings(listen=""))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             self._loop = runner.get_loop()
-            self._part = Part("monitor", Monitor(lambda: settings, Gauges(), list).run, key=f"127.0.0.1:{self.port}")
+            self._part = Part("monitor", Monitor("me", lambda: settings, Gauges(), list).run, key=f"127.0.0.1:{self.port}")
             runner.run(self._part._run())
 
     def connect(self) -> socket.socket:

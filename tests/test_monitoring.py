@@ -1,6 +1,5 @@
 """What the daemon tells of itself over HTTP, asked as Prometheus and a load balancer ask it."""
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,15 +24,6 @@ async def rigged(dsn: str, tmp_path: Path) -> AsyncIterator[Rig]:
         yield made
 
 
-async def address(rigged: Rig) -> str:
-    """Where the daemon serves its metrics."""
-    pattern = r'"address": "([^"]+)", "event": "metrics are served"'
-    await until(lambda: re.search(pattern, rigged.said), "metrics are served")
-    found = re.search(pattern, rigged.said)
-    assert found is not None
-    return f"http://{found[1]}"
-
-
 async def metrics(url: str) -> dict[tuple[str, ...], float]:
     """Samples by name and the values of their labels, in the order of the labels' names."""
     async with httpx.AsyncClient() as http:
@@ -55,7 +45,7 @@ async def test_metrics_tell_what_was_done_and_what_is_left(rigged: Rig, sandbox:
     await rigged.quiet()
     await rigged.set_status("s1", "Occupied")
     await rigged.quiet()
-    url = await address(rigged)
+    url = await rigged.page()
 
     async def is_refreshed() -> bool:
         return (await metrics(url)).get(("cdc_pusher_undelivered_messages", "invalid", "alpha", "held")) == 1.0
@@ -84,7 +74,7 @@ async def test_one_bad_emp_is_shown_and_not_taken_for_the_rest(rigged: Rig, sand
         broken.set_faults([{"kind": "http", "status": 500}])
         await rigged.build("s1")
         await rigged.ready_daemon()
-        url = await address(rigged)
+        url = await rigged.page()
         await until(lambda: late(url, "bad"), "the bad one is late", 40.0)
         async with httpx.AsyncClient() as http:
             said = await http.get(f"{url}/readyz")
@@ -110,7 +100,7 @@ async def test_not_ready_without_triggers(rigged: Rig, sandbox: Sandbox) -> None
     rigged.add_emp("alpha", sandbox)
     await rigged.sql("ALTER TABLE connector DISABLE TRIGGER ALL")
     await rigged.ready_daemon()
-    url = await address(rigged)
+    url = await rigged.page()
     async with httpx.AsyncClient() as http:
 
         async def is_told() -> bool:

@@ -73,6 +73,13 @@ SET breaker_reason = %(reason)s,
     breaker_probe_at = CASE WHEN %(reason)s::text IS NOT NULL THEN now() + make_interval(secs => %(probe_in_s)s) END
 WHERE name = %(emp)s
 
+-- name: note_error
+-- What a request has failed with last, for people to see.
+UPDATE cdc_pusher.emp
+SET last_error = %(error)s,
+    last_error_at = now()
+WHERE name = %(emp)s
+
 -- name: hasten
 -- Messages that failed because the EMP did, which works again.
 UPDATE cdc_pusher.outbox AS o

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from served import PATIENCE_S, Served
 
-from cdc_pusher import monitor
+from cdc_pusher.monitor import server
 
 CONNECTION_S = 0.3
 MEMORY = 16 * 2**20  # what is received at once becomes objects before anybody counts headers
@@ -24,7 +24,7 @@ REFUSALS = {400, 404, 405, 411, 413, 414, 417, 421, 431, 501, 505}
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(monitor, "CONNECTION_S", CONNECTION_S)
+        patched.setattr(server, "CONNECTION_S", CONNECTION_S)
         with Served() as running:
             yield running
 
@@ -181,7 +181,7 @@ def test_whoever_reads_nothing_is_hung_up_on(served: Served) -> None:
 
 def test_connections_are_few_and_the_next_are_refused_until_those_have_gone(served: Served) -> None:
     with ExitStack() as stack:
-        idle = [stack.enter_context(served.connect()) for _ in range(3 * monitor.MOST_CONNECTIONS)]
+        idle = [stack.enter_context(served.connect()) for _ in range(3 * server.MOST_CONNECTIONS)]
         for conn in idle:
             conn.settimeout(PATIENCE_S)
             try:

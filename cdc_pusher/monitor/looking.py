@@ -1,0 +1,62 @@
+"""What the views look with: the configuration, the figures that the daemon has anyway, and now and then a connection.
+
+A view that nobody asks for costs nothing. One that is asked for costs a connection for as long as it takes, of which there are
+`AT_ONCE`, reads only, and gives up after `PATIENCE`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from cdc_pusher.config import Settings
+from cdc_pusher.database import BY_INDEX, Connection, connect
+from cdc_pusher.gauges import Figures, Gauges
+from cdc_pusher.monitor.probes import Probes
+from cdc_pusher.sql import queries
+
+sql = queries("monitor")
+
+AT_ONCE = 2
+PATIENCE = "5s"
+READ_ONLY = BY_INDEX | {"statement_timeout": PATIENCE, "default_transaction_read_only": "on"}
+
+Row = dict[str, Any]
+Moment = datetime
+
+
+class Eyes:
+    """`me`: the name of this daemon."""
+
+    def __init__(self, me: str, settings: Callable[[], Settings], gauges: Gauges, probes: Probes) -> None:
+        self.me = me
+        self.probes = probes
+        self._settings = settings
+        self._gauges = gauges
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One that reads. Raises `DatabaseUnavailable`."""
+        async with self._places, await connect(self.settings.database.dsn, "page", settings=READ_ONLY) as conn:
+            yield conn
+
+    async def figures(self, conn: Connection) -> Figures:
+        """As new as they may be had: the longer it takes to read them, the older."""
+        if self._gauges.figures is None or self._gauges.is_due():
+            return await self._gauges.refresh(conn, self.settings)
+        return self._gauges.figures
+
+    def emps(self, emp: str | None) -> list[str]:
+        """The EMP that is asked for, or all of the configuration."""
+        return sorted(self.settings.emp) if emp is None else [emp]
+
+
+async def rows(conn: Connection, query: bytes, **parameters: object) -> Sequence[Row]:
+    """What a query finds."""
+    return await (await conn.execute(query, parameters)).fetchall()

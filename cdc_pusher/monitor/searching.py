@@ -1,0 +1,65 @@
+"""Finds stations by their id, their name or place, or the id of an EVSE."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cdc_pusher.monitor.looking import Eyes, rows, sql
+
+MOST = 50
+AHEAD = 200  # keys from where the text would stand: upper and lower case stand together, or do not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A station or an EVSE, its station, and at which EMPs it is in which state."""
+
+    kind: Literal["station", "status"]
+    key: str
+    station_id: str
+    name: str | None
+    states: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What begins like the text, or has its words; at most `MOST`."""
+
+    text: str
+    hits: Sequence[Hit]
+    are_more: bool
+
+
+async def look(eyes: Eyes, text: str = "") -> Found:
+    """Stations and EVSEs by how their id begins, stations by words of their name, street or city, each by how it begins."""
+    text = text.strip()[:200]
+    if not text:
+        return Found(text="", hits=[], are_more=False)
+    async with eyes.connection() as conn:
+        found = [
+            row
+            for spelled in dict.fromkeys((text, text.upper()))
+            for row in await rows(conn, sql.by_key, emps=eyes.emps(None), text=spelled, limit=AHEAD)
+        ]
+        if words := query_of(text):
+            found += await rows(conn, sql.by_words, words=words, limit=AHEAD)
+    hits: dict[tuple[str, str], dict[str, str]] = {}
+    about = {}
+    for row in found:
+        hits.setdefault((row["kind"], row["key"]), {})[row["emp"]] = row["state"]
+        about[row["kind"], row["key"]] = row["station_id"], row["name"]
+    listed = [
+        Hit(kind=kind, key=key, station_id=about[kind, key][0], name=about[kind, key][1], states=sorted(states.items()))  # type: ignore[arg-type]
+        for (kind, key), states in hits.items()
+    ]
+    return Found(text=text, hits=listed[:MOST], are_more=len(listed) > MOST)
+
+
+def query_of(text: str) -> str:
+    """The words of a text as a query of Postgres: all of them, each by how it begins.
+
+    >>> query_of("Haupt str. & 'x"), query_of("*")
+    ('Haupt:* & str:* & x:*', '')
+    """
+    return " & ".join(f"{word}:*" for word in re.findall(r"\w+", text.replace("_", " ")))

@@ -1,0 +1,1 @@
+"""The pages, as people and as their scripts see them."""
