@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from cdc_pusher import enqueue, migrate
+from cdc_pusher import enqueue, revision
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.source import Source
@@ -56,7 +56,7 @@ async def listing(settings: Settings, emps: Sequence[str]) -> list[Cpo]:
 async def confirm(settings: Settings, emp: str, cpos: Sequence[str]) -> list[str]:
     """Note that the EMP knows these CPOs, which are in the configuration; returns those that were not confirmed before."""
     async with await connect(settings.database.dsn, "cpo") as conn:
-        await migrate.require_current(conn)
+        await revision.require_current(conn)
         return await enqueue.confirm_cpos(conn, settings, emp, cpos)
 
 

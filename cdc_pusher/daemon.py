@@ -39,9 +39,9 @@ from cdc_pusher.lease import Leases, daemon_name
 from cdc_pusher.listen import Listener
 from cdc_pusher.memory import Memory
 from cdc_pusher.monitor import Monitor
+from cdc_pusher.names import CHANNEL, LANE_CHANNEL
 from cdc_pusher.part import Part, wait
 from cdc_pusher.roster import CAPTURE, lane
-from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
 
 log = structlog.get_logger(__name__)
 

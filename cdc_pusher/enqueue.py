@@ -15,8 +15,8 @@ from cdc_pusher import outbox
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection
 from cdc_pusher.errors import ConfigurationError
+from cdc_pusher.names import LANE_CHANNEL
 from cdc_pusher.reconcile import LIVE, SWEEP, WALK, Resend
-from cdc_pusher.schema import LANE_CHANNEL
 from cdc_pusher.source import Source
 from cdc_pusher.sql import queries
 

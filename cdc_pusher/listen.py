@@ -15,8 +15,8 @@ from psycopg import sql
 
 from cdc_pusher import metrics
 from cdc_pusher.database import Connection, connect, require_writable
+from cdc_pusher.names import CHANNEL, LANE_CHANNEL
 from cdc_pusher.part import Part
-from cdc_pusher.schema import CHANNEL, LANE_CHANNEL
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Creates and upgrades the schema `cdc_pusher` with the migrations that travel inside the package, and knows whether they are all there.
+"""Creates and upgrades the schema `cdc_pusher` with the migrations that travel inside the package.
 
 Attaching triggers is `triggers.attach`; nothing here touches a table of the CPO.
 """
@@ -6,22 +6,19 @@ Attaching triggers is `triggers.attach`; nothing here touches a table of the CPO
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from importlib.resources import files
-from pathlib import Path
 
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from cdc_pusher.database import Connection as AsyncConnection
 from cdc_pusher.database import connecting, one_line, parameters
-from cdc_pusher.errors import CdcPusherError, ConfigurationError
-from cdc_pusher.schema import SCHEMA
+from cdc_pusher.errors import CdcPusherError
+from cdc_pusher.names import SCHEMA
+from cdc_pusher.revision import migrations
 from cdc_pusher.sql import queries
 
 _roles = queries("roles")
@@ -37,22 +34,12 @@ _REMEDIES = {
     psycopg.errors.ReadOnlySqlTransaction: "database.dsn has to lead to the primary (target_session_attrs=read-write)",
     psycopg.errors.LockNotAvailable: "somebody works with our tables: stop the daemons and close open transactions, and run it again",
 }
-NO_SCHEMA = f"the database has no schema {SCHEMA}: run cdc-pusher migrate"
 
 
 def _config() -> Config:
-    package = Path(str(files("cdc_pusher")))
-    beside, above = package / "migrations", package.parent / "migrations"  # in the wheel, in a checkout
     config = Config()
-    config.set_main_option("script_location", str(beside if beside.is_dir() else above).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     return config
-
-
-def head() -> str:
-    """The newest revision that this version of the program knows."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None
-    return revision
 
 
 def to(dsn: str, revision: str = "head", *, owner: str | None = None) -> None:
@@ -146,22 +133,3 @@ def _take_possession(connection: Connection, owner: str | None) -> None:
     for (statement,) in connection.exec_driver_sql(_roles.strangers.decode(), {"owner": owner}).fetchall():
         connection.exec_driver_sql(statement.replace("%", "%%"))
     connection.exec_driver_sql("SELECT set_config('role', %(owner)s, true)", {"owner": owner})
-
-
-async def require_current(conn: AsyncConnection) -> None:
-    """Raise `ConfigurationError` unless the schema is one that this program works with: its own, or a later one that says so."""
-    try:
-        row = await (
-            await conn.execute("SELECT version_num, to_jsonb(v) ->> 'oldest_program' AS oldest FROM cdc_pusher.alembic_version AS v")
-        ).fetchone()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-        row = None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigurationError(f"the schema {SCHEMA}: {one_line(error)}") from error
-    if row is None:
-        raise ConfigurationError(NO_SCHEMA)
-    at, ours = row["version_num"], head()
-    if at < ours:
-        raise ConfigurationError(f"the schema {SCHEMA} is at revision {at}, this program needs {ours}: run cdc-pusher migrate")
-    if at > ours and (row["oldest"] is None or row["oldest"] > ours):
-        raise ConfigurationError(f"the schema {SCHEMA} is at revision {at}, this program needs {ours}: upgrade the program")

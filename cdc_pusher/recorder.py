@@ -23,7 +23,7 @@ from psycopg import sql
 
 from cdc_pusher.config import Watch, folded
 from cdc_pusher.database import STYLES
-from cdc_pusher.schema import CHANNEL
+from cdc_pusher.names import CHANNEL
 
 MOST_PAIRS = 50  # names and values of one call: a function of Postgres takes 100 arguments
 

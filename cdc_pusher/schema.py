@@ -23,9 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, OID
 
-SCHEMA = "cdc_pusher"
-CHANNEL = "cdc_pusher"
-LANE_CHANNEL = "cdc_pusher_lane"
+from cdc_pusher.names import SCHEMA
 
 WORDS = (
     "coalesce(payload ->> 'name', '') || ' '"

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import structlog
 
-from cdc_pusher import config, migrate, policy, systemd, triggers
+from cdc_pusher import config, policy, revision, systemd, triggers
 from cdc_pusher.client import tls
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect, one_line
@@ -59,7 +59,7 @@ def _require_emps(settings: Settings) -> None:
 async def _look(settings: Settings) -> None:
     async with await connect(settings.database.dsn, "start") as conn:
         await _require_writable(conn)
-        await migrate.require_current(conn)
+        await revision.require_current(conn)
         if drift := await triggers.verify(conn, settings.source.watch):
             log.error("changes may only be found by a sweep until cdc-pusher migrate has mended the triggers", triggers=drift)
         await Source.open(conn, settings.source, settings.only)

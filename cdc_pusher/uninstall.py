@@ -11,7 +11,7 @@ from cdc_pusher import migrate, roles, triggers
 from cdc_pusher.config import DatabaseSettings
 from cdc_pusher.database import Connection, connect
 from cdc_pusher.errors import CdcPusherError
-from cdc_pusher.schema import SCHEMA
+from cdc_pusher.names import SCHEMA
 from cdc_pusher.sql import queries
 
 _sql = queries("uninstall")

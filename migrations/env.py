@@ -5,7 +5,8 @@ from alembic import context
 from sqlalchemy import Connection, create_engine
 
 from cdc_pusher import config
-from cdc_pusher.schema import SCHEMA, metadata
+from cdc_pusher.names import SCHEMA
+from cdc_pusher.schema import metadata
 
 
 def run(connection: Connection) -> None:

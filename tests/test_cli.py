@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_pusher import config, migrate, triggers
+from cdc_pusher import config, migrate, revision, triggers
 from cdc_pusher.database import connect
 
 ROOT = Path(__file__).parent.parent
@@ -419,10 +419,8 @@ def test_interrupted_command_says_nothing(alone: Program, arguments: Sequence[st
 
 
 def test_migrate_says_what_it_did_and_can_be_repeated(bare: Program) -> None:
-    revision = f"schema cdc_pusher is at revision {migrate.head()}\n"
-    assert bare("migrate") == Outcome(
-        exit_code=0, stdout=f"{revision}attached to public.station\nattached to public.connector\n", stderr=""
-    )
+    schema = f"schema cdc_pusher is at revision {revision.head()}\n"
+    assert bare("migrate") == Outcome(exit_code=0, stdout=f"{schema}attached to public.station\nattached to public.connector\n", stderr="")
     assert bare("migrate") == Outcome(exit_code=0, stdout=f"{revision}triggers are attached as configured\n", stderr="")
 
 

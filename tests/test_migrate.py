@@ -8,12 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from cpo_side import CHARGE, CONNECTOR, STATION, TABLES, attach
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from cdc_pusher import migrate
+from cdc_pusher import migrate, revision
 from cdc_pusher.database import connect
 from cdc_pusher.embedded import EmbeddedPostgres
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
@@ -91,12 +93,18 @@ def test_up_down_and_up_again_make_the_same_schema(dsn: str) -> None:
     assert catalogue(dsn) == first
 
 
+def test_newest_revision_is_that_of_alembic() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(revision.migrations()))
+    assert ScriptDirectory.from_config(config).get_heads() == [revision.head()]
+
+
 def test_migrating_again_changes_nothing(dsn: str) -> None:
     migrate.to(dsn)
     run(dsn, "INSERT INTO cdc_pusher.emp (name) VALUES ('e')")
     migrate.to(dsn)
     assert column(dsn, "SELECT name FROM cdc_pusher.emp") == ["e"]
-    assert column(dsn, "SELECT version_num FROM cdc_pusher.alembic_version") == [migrate.head()]
+    assert column(dsn, "SELECT version_num FROM cdc_pusher.alembic_version") == [revision.head()]
 
 
 def test_nothing_is_made_outside_our_schema(migrated: str) -> None:
@@ -114,7 +122,7 @@ def test_role_that_owns_the_schema_can_migrate_without_rights_on_the_database(ds
     )
     try:
         migrate.to(psycopg.conninfo.make_conninfo(dsn, user="owner_of_schema"))
-        assert column(dsn, "SELECT version_num FROM cdc_pusher.alembic_version") == [migrate.head()]
+        assert column(dsn, "SELECT version_num FROM cdc_pusher.alembic_version") == [revision.head()]
     finally:
         run(dsn, "DROP OWNED BY owner_of_schema CASCADE", "DROP ROLE owner_of_schema")
 
@@ -413,7 +421,7 @@ def test_partitions_are_days_of_utc_whatever_the_session_thinks(dsn: str) -> Non
         ("DELETE FROM cdc_pusher.alembic_version", "the database has no schema cdc_pusher: run cdc-pusher migrate"),
         (
             "UPDATE cdc_pusher.alembic_version SET version_num = '0000'",
-            f"the schema cdc_pusher is at revision 0000, this program needs {migrate.head()}: run cdc-pusher migrate",
+            f"the schema cdc_pusher is at revision 0000, this program needs {revision.head()}: run cdc-pusher migrate",
         ),
     ],
 )
@@ -422,10 +430,10 @@ async def test_missing_or_other_schema_is_named_with_what_to_do(dsn: str, damage
     run(dsn, *([damage] if damage else []))
     async with await connect(dsn, "test") as conn:
         if words is None:
-            await migrate.require_current(conn)
+            await revision.require_current(conn)
         else:
             with pytest.raises(ConfigurationError) as failure:
-                await migrate.require_current(conn)
+                await revision.require_current(conn)
             assert str(failure.value) == words
 
 
@@ -435,7 +443,7 @@ async def test_schema_that_the_role_may_not_see_is_named(dsn: str) -> None:
     try:
         async with await connect(psycopg.conninfo.make_conninfo(dsn, user="sees_nothing"), "test") as conn:
             with pytest.raises(ConfigurationError, match="the schema cdc_pusher: permission denied for schema cdc_pusher"):
-                await migrate.require_current(conn)
+                await revision.require_current(conn)
     finally:
         run(dsn, "DROP ROLE sees_nothing")
 
@@ -461,4 +469,4 @@ def test_time_limit_of_the_cpo_does_not_stop_a_migration(dsn: str) -> None:
     run(dsn, "ALTER ROLE CURRENT_USER IN DATABASE test SET statement_timeout = '2ms'")
     migrate.to(dsn)
     with psycopg.connect(dsn, options="-c statement_timeout=0") as conn:
-        assert conn.execute("SELECT version_num FROM cdc_pusher.alembic_version").fetchall() == [(migrate.head(),)]
+        assert conn.execute("SELECT version_num FROM cdc_pusher.alembic_version").fetchall() == [(revision.head(),)]

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from rig import KEY, Rig, rig, until
 
-from cdc_pusher import migrate
+from cdc_pusher import migrate, revision
 from cdc_pusher.database import connect
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
@@ -19,7 +19,7 @@ EXPANDING = f'''"""What the next version may do while this one is at work: add."
 from alembic import op
 
 revision = "{NEXT}"
-down_revision = "{migrate.head()}"
+down_revision = "{revision.head()}"
 branch_labels = None
 depends_on = None
 
@@ -80,14 +80,14 @@ async def shared(rigged: Rig) -> bool:
     return bool(held == 2)
 
 
-@pytest.mark.parametrize(("oldest", "works"), [(migrate.head(), True), (NEXT, False), (None, False)])
+@pytest.mark.parametrize(("oldest", "works"), [(revision.head(), True), (NEXT, False), (None, False)])
 async def test_a_schema_of_the_future_is_worked_with_if_it_says_so(oldest: str | None, works: bool, dsn: str) -> None:
     migrate.to(dsn)
     with psycopg.connect(dsn) as admin:
         admin.execute("UPDATE cdc_pusher.alembic_version SET version_num = %s, oldest_program = %s", (NEXT, oldest))
     async with await connect(dsn, "test") as conn:
         if works:
-            await migrate.require_current(conn)
+            await revision.require_current(conn)
         else:
             with pytest.raises(ConfigurationError, match="upgrade the program"):
-                await migrate.require_current(conn)
+                await revision.require_current(conn)

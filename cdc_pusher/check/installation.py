@@ -2,12 +2,12 @@
 
 import psycopg
 
-from cdc_pusher import migrate, roles, triggers
+from cdc_pusher import revision, roles, triggers
 from cdc_pusher.check.finding import Finding, ok, problem, warning
 from cdc_pusher.config import Watch
 from cdc_pusher.database import Connection, one_line
 from cdc_pusher.errors import ConfigurationError, MappingError
-from cdc_pusher.schema import SCHEMA
+from cdc_pusher.names import SCHEMA
 from cdc_pusher.sql import queries
 
 _sql = queries("check")
@@ -29,7 +29,7 @@ async def check(conn: Connection, watches: tuple[Watch, ...]) -> list[Finding]:
 
 async def _schema(conn: Connection) -> list[Finding]:
     try:
-        await migrate.require_current(conn)
+        await revision.require_current(conn)
     except ConfigurationError as error:
         return [problem("schema", str(error))]
     tables = [(table, right) for table, rights in roles.RIGHTS.items() for right in rights]
@@ -40,7 +40,7 @@ async def _schema(conn: Connection) -> list[Finding]:
         wanted = [f"{row['right_needed']} on {SCHEMA}.{row['object']}" for row in lacking]
         said = "our role lacks rights that the daemon needs: run cdc-pusher migrate as an administrator, see docs/roles.md"
         return [problem("schema", said, count=len(wanted), examples=wanted)]
-    return [ok("schema", f"{SCHEMA} is at revision {migrate.head()}, with all rights that the daemon needs")]
+    return [ok("schema", f"{SCHEMA} is at revision {revision.head()}, with all rights that the daemon needs")]
 
 
 async def _watch(conn: Connection, watch: Watch, *, installed: bool) -> Finding:

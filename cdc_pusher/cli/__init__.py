@@ -10,12 +10,12 @@ from typing import Annotated, NoReturn
 import psycopg
 import typer
 
-from cdc_pusher import __version__, migrate
+from cdc_pusher import __version__, revision
 from cdc_pusher.cli import cpo, emp, operate, setup, trial
 from cdc_pusher.database import one_line
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
+from cdc_pusher.names import SCHEMA
 from cdc_pusher.plain import plain
-from cdc_pusher.schema import SCHEMA
 
 app = typer.Typer(name="cdc-pusher", no_args_is_help=True, pretty_exceptions_enable=False)
 for part in (setup.app, operate.app, trial.app):
@@ -33,7 +33,7 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except psycopg.Error as error:
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName) and SCHEMA in str(error):
-            _fail(f"{migrate.NO_SCHEMA} ({one_line(error)})", ConfigurationError.exit_code)
+            _fail(f"{revision.NO_SCHEMA} ({one_line(error)})", ConfigurationError.exit_code)
         _fail(f"the database said: {one_line(error)}", 1)
     except BrokenPipeError:
         sys.exit(1)

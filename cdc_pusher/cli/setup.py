@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cdc_pusher import check, config, migrate, roles, secrecy, show, triggers
+from cdc_pusher import check, config, migrate, revision, roles, secrecy, show, triggers
 from cdc_pusher import uninstall as removal
 from cdc_pusher.cli.options import AdminDsn, ConfigFile, Json, run, say
 from cdc_pusher.cli.options import show as show_report
@@ -15,7 +15,7 @@ from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
 from cdc_pusher.errors import ConfigurationError
 from cdc_pusher.init import Proposal, propose
-from cdc_pusher.schema import SCHEMA
+from cdc_pusher.names import SCHEMA
 
 app = typer.Typer()
 
@@ -75,7 +75,7 @@ def _migrate(config_file: ConfigFile = None, dsn: AdminDsn = None) -> None:
     """Create or upgrade the schema cdc_pusher and the roles of the configuration, and attach the triggers. Safe to repeat."""
     settings = config.read(config_file)
     done = run(install(dsn or settings.database.dsn, settings))
-    say(f"schema {SCHEMA} is at revision {migrate.head()}")
+    say(f"schema {SCHEMA} is at revision {revision.head()}")
     for line in done or ["triggers are attached as configured"]:
         say(line)
 
