@@ -421,7 +421,7 @@ def test_interrupted_command_says_nothing(alone: Program, arguments: Sequence[st
 def test_migrate_says_what_it_did_and_can_be_repeated(bare: Program) -> None:
     schema = f"schema cdc_pusher is at revision {revision.head()}\n"
     assert bare("migrate") == Outcome(exit_code=0, stdout=f"{schema}attached to public.station\nattached to public.connector\n", stderr="")
-    assert bare("migrate") == Outcome(exit_code=0, stdout=f"{revision}triggers are attached as configured\n", stderr="")
+    assert bare("migrate") == Outcome(exit_code=0, stdout=f"{schema}triggers are attached as configured\n", stderr="")
 
 
 def test_status_reports(filled: Program) -> None:
