@@ -114,6 +114,7 @@ def tls(settings: EmpSettings) -> ssl.SSLContext:
     """
     try:
         context = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else httpx.create_ssl_context(trust_env=False)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # where a distribution leaves that to a file of its own
         if settings.client_certificate_file:
             require_private(settings.client_key_file or settings.client_certificate_file, "the client certificate's key file")
             context.load_cert_chain(settings.client_certificate_file, settings.client_key_file, password=_no_password)
