@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bench import heartbeat, host, idle, isolation, killed, large, latency, load, longtx, many, storm, trigger
+from bench import heartbeat, host, idle, isolation, killed, large, latency, load, longtx, many, page, storm, trigger
 from bench.result import Result
 from bench.saved import save, saved
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "trigger": trigger.run,
     "isolation": isolation.run,
     "large": large.run,
+    "page": page.run,
 }
 
 

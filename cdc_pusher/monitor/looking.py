@@ -20,7 +20,12 @@ sql = queries("monitor")
 
 AT_ONCE = 2
 PATIENCE = "5s"
-READ_ONLY = BY_INDEX | {"statement_timeout": PATIENCE, "default_transaction_read_only": "on"}
+READ_ONLY = BY_INDEX | {
+    "enable_bitmapscan": "on",  # the only way through an index of words
+    "max_parallel_workers_per_gather": "0",
+    "statement_timeout": PATIENCE,
+    "default_transaction_read_only": "on",
+}
 
 Row = dict[str, Any]
 Moment = datetime

@@ -147,7 +147,7 @@ async def test_whatever_a_row_holds_is_text(made: Scene) -> None:
 
 
 async def test_page_says_so_when_the_daemon_is_gone(made: Scene) -> None:
-    async with browsing(made.url) as page:
+    async with browsing(made.url, but_for="ERR_CONNECTION_REFUSED") as page:
         await page.goto("/")
         await page.route("**/*", lambda route: route.abort("connectionrefused"))
         complaint = page.locator("#stale")

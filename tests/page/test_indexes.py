@@ -47,6 +47,7 @@ async def test_query_goes_by_index(watched_dsn: str, name: str) -> None:
     plan = json.dumps(found["QUERY PLAN"])
     scanned = set(re.findall(r'"Node Type": "Seq Scan"[^{}]*?"Relation Name": "(\w+)"', plan))
     assert {one for one in scanned if not one.startswith("attempt")} <= SMALL, plan
+    assert ("outbox_words" in plan) == (name == "by_words"), plan
 
 
 def test_words_are_spelled_in_the_query_as_in_the_index() -> None:
