@@ -185,6 +185,7 @@ def column(dsn: str, query: str) -> list[Any]:
         return [row[0] for row in conn.execute(query.encode()).fetchall()]
 
 
+SPELLING = "is it spelled as in the database? cdc-pusher check names what the mapping leaves out"
 STATION = """WITH s AS (
     INSERT INTO station (id, name, latitude, longitude, street, street_number, city, zip, country, phone, cpo)
     VALUES ('s1', 'Rathaus', 50, 7, 'Street', '1', 'City', '12345', 'DE', '+49 30 1', '8ps')
@@ -280,7 +281,7 @@ def test_no_emp(program: Program) -> None:
 def test_unknown_things_of_cpos(program: Program) -> None:
     assert program.refuses("cpo", "confirm") == "say which CPOs: their internal identifiers, or --all"
     assert program.refuses("cpo", "confirm", "x", "--all") == "say which CPOs: their internal identifiers, or --all"
-    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for 'x'"
+    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for 'x': add it there"
     assert program.refuses("cpo", "list", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
     program.configure(f"{EMP}api_key = '{KEY}'\n{EMP.replace('plug', 'other')}api_key = '{KEY}'\n")
     assert program.refuses("cpo", "export") == "say for which EMP: --emp other or --emp plug"
@@ -378,7 +379,7 @@ def test_unknown_state(alone: Program) -> None:
 
 def test_unknown_station(program: Program) -> None:
     done = program("outbox", "show", "nowhere")
-    assert (done.exit_code, done.stderr) == (1, "cdc-pusher: the outbox has no station or EVSE 'nowhere'\n")
+    assert (done.exit_code, done.stderr) == (1, f"cdc-pusher: the outbox has no station or EVSE 'nowhere'; {SPELLING}\n")
 
 
 @pytest.mark.parametrize("faults", ["nonsense", '[{"kind": "nonsense"}]', '{"kind": "hang"}'])
