@@ -11,7 +11,7 @@ from rich.text import Text
 from cdc_pusher.report import Row
 from cdc_pusher.show import EMP_STYLES, emp_state, table, text, told
 
-COLUMNS = ("emp", "state", "stations", "statuses", "pending", "held", "rejected", "lag_s")
+COLUMNS = ("emp", "stations", "statuses", "pending", "held", "rejected", "lag_s")
 COUNTS = ("on_their_way", "held", "rejected")
 
 
@@ -40,10 +40,10 @@ def parts(found: Row, *, before: Row | None = None, per_s: Mapping[str, float] |
 
 
 def _emp(row: Row, before: Row | None) -> Row:
+    state = emp_state(row)
     counts = {name: _changed(row[name], before[name]) if before else row[name] for name in COUNTS}
     return {
-        "emp": row["emp"],
-        "state": Text(emp_state(row), style=EMP_STYLES[emp_state(row)]),
+        "emp": Text(f"{text(row['emp'])} ").append(state, style=EMP_STYLES[state]),
         "stations": f"{row['stations_delivered']} of {row['stations']}",
         "statuses": f"{row['statuses_delivered']} of {row['statuses']}",
         "pending": counts["on_their_way"],
