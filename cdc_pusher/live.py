@@ -103,10 +103,13 @@ async def watch(settings: Settings, emp: str | None, *, interval_s: float, conso
     try:
         conn = await connect(settings.database.dsn, "status")
         view.saw(await _glance(conn, settings, emp, None))
-        with Live(view, console=console, screen=True, refresh_per_second=DRAWN_PER_S, redirect_stdout=False, redirect_stderr=False):
+        with Live(
+            view, console=console, screen=True, refresh_per_second=DRAWN_PER_S, redirect_stdout=False, redirect_stderr=False
+        ) as drawn:
             while True:
                 await asyncio.sleep(view.pause_s)
                 conn = await _look_again(conn, view, settings, emp)
+                drawn.refresh()
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
         if conn is not None:

@@ -25,7 +25,7 @@ app = typer.Typer()
     "init",
     epilog=examples(
         "cdc-pusher init --dsn postgresql:///cpo",
-        "cdc-pusher init --dsn 'host=db.example dbname=cpo user=reader' --output new.toml",
+        "cdc-pusher init --dsn 'host=db dbname=cpo' --output new.toml",
     ),
 )
 def _init(
