@@ -5,6 +5,7 @@
 #   make faults                     the fault campaign, a quarter of an hour: KINDS='killed ended' SEED=7 RUNS=3, or MUTANTS=all
 #   make soak                       an hour of a hundred changes a second and faults: does anything grow? MINUTES=12 SEED=2 JSON=FILE
 #   make plots                      docs/plots, from what `make bench` has measured here
+#   make session                    docs/session.svg, the terminal session in README.md, recorded anew
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make fuzz                       the tests in tests/fuzz with FUZZ_EXAMPLES=100000 each; and guided by coverage: ONLY=decode SECONDS=600
 #   make audit                      ask the package index for withdrawn and vulnerable releases among our pins
@@ -24,7 +25,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts audit bench demo faults fuzz plots soak test coverage lint format types layers wheel-check deb deb-check constraints check clean
+.PHONY: help alerts audit bench demo faults fuzz plots session soak test coverage lint format types layers wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +63,9 @@ $(VENV)/.plots: $(STAMP)
 
 plots: $(VENV)/.plots
 	$(BIN)/python -m bench.plots
+
+session: $(STAMP)
+	$(BIN)/python docs/session.py
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase
