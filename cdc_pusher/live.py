@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 import psycopg
 from rich.console import Console, Group, RenderableType
@@ -30,12 +30,16 @@ PATIENCE_S = 3.0  # beyond the pause; after that the view says that there is no 
 
 
 async def look(conn: Connection, settings: Settings, emp: str | None) -> Row:
-    """What `cdc-pusher status` reports: `report.status`, `triggers` that are wrong, and for each EMP whether it `is_late`."""
-    found = await report.status(conn, emp)
+    """What `cdc-pusher status` reports: `report.status`, `triggers` that are wrong, and for each EMP whether it `is_late`.
+
+    Late is what readiness means by it: older than `late_after_s` on its way, what waits for a message that is held not counted.
+    """
+    found, now = await report.status(conn, emp), datetime.now(UTC)
+    oldest = {(row["emp"], row["oldest_change_at"]) for row in await report.backlog(conn) if row["oldest_change_at"] is not None}
     for row in found["emps"]:
-        configured = settings.emp.get(row["emp"])
+        configured, ages_s = settings.emp.get(row["emp"]), [(now - at).total_seconds() for name, at in oldest if name == row["emp"]]
         row["late_after_s"] = configured.late_after_s if configured else None
-        row["is_late"] = configured is not None and row["lag_s"] is not None and row["lag_s"] > configured.late_after_s
+        row["is_late"] = configured is not None and max(ages_s, default=0.0) > configured.late_after_s
     return {**found, "triggers": await triggers.verify(conn, settings.source.watch)}
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     except UnicodeError as error:
         _fail(f"not valid text: {one_line(error)}", 2)
     except OSError as error:
-        _fail(one_line(error), 1)
+        _fail(f"{one_line(error)}{remedies.of_error(error)}", 1)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import psycopg
 
@@ -37,7 +38,18 @@ def of_error(error: Exception) -> str:
             return f"; {_unavailable()}"
         case psycopg.Error():
             return next((f"; {words}" for kind, words in _OF_THE_DATABASE if isinstance(error, kind)), "")
-    return ""
+        case PermissionError() as refused:
+            return f"; {_refused(refused)}"
+    return of_error(error.__cause__) if isinstance(error.__cause__, PermissionError) else ""
+
+
+def _refused(error: PermissionError) -> str:
+    """Who may read a file, as far as we can see it."""
+    try:
+        owner = Path(str(error.filename)).owner()
+    except (OSError, KeyError, ValueError):
+        owner = "cdc-pusher"
+    return f"run it as {owner}: sudo -u {owner} cdc-pusher …"
 
 
 def _unavailable() -> str:
