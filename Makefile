@@ -6,6 +6,7 @@
 #   make soak                       an hour of a hundred changes a second and faults: does anything grow? MINUTES=12 SEED=2 JSON=FILE
 #   make screens                    docs/screens, what the status page looks like; needs Chromium
 #   make plots                      docs/plots, from what `make bench` has measured here
+#   make session                    docs/session.svg, the terminal session in README.md, recorded anew
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make fuzz                       the tests in tests/fuzz with FUZZ_EXAMPLES=100000 each; and guided by coverage: ONLY=decode SECONDS=600
 #   make audit                      ask the package index for withdrawn and vulnerable releases among our pins
@@ -25,7 +26,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts audit bench demo faults fuzz plots soak test coverage lint format types layers screens wheel-check deb deb-check constraints check clean
+.PHONY: help alerts audit bench demo faults fuzz plots session soak test coverage lint format types layers screens wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -68,6 +69,9 @@ plots: $(VENV)/.plots
 screens: $(STAMP)
 	export PYTHONPATH=tests:.; photograph='$(BIN)/python -m page.screens docs/screens'; \
 	if [ "$$(id -u)" = 0 ]; then unshare --uts sh -c "hostname cpo-db-1; exec $$photograph"; else $$photograph; fi
+
+session: $(STAMP)
+	$(BIN)/python docs/session.py
 
 coverage: $(STAMP)
 	$(BIN)/python -m coverage erase

@@ -1,6 +1,7 @@
 """What operators ask for on the command line: reads our tables, writes nothing."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from cdc_pusher.database import Connection
@@ -38,6 +39,11 @@ async def daemons(conn: Connection) -> list[Row]:
 async def unheld(conn: Connection) -> list[str]:
     """The leases that nobody has."""
     return [row["name"] for row in await _rows(conn, _sql.unheld)]
+
+
+async def accepted_since(conn: Connection, since: datetime | None) -> Row:
+    """`at`: now; `messages`: by EMP, how many entities it has accepted something of since then (none at all, unless that is given)."""
+    return (await _rows(conn, _sql.accepted_since, since=since))[0]
 
 
 async def backlog(conn: Connection) -> list[Row]:

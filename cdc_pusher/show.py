@@ -1,32 +1,86 @@
-"""How reports look on a terminal. Values from the database are shown as text, never as markup or control characters."""
+"""How reports look on a terminal. Values from the database are shown as text, never as markup or control characters.
+
+Colour only underlines what words say already; rich leaves it out where there is no terminal, or NO_COLOR is set.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from cdc_pusher.report import Row
 
+STYLES = {"delivered": "green", "in_flight": "cyan", "held": "yellow", "rejected": "bold red"}
+"""Of the states of a message."""
+EMP_STYLES = {"works": "green", "paused": "yellow", "fails": "bold red"}
+WORD = 16  # characters that no column is made narrower than, if it has a word of so many
+PROSE = {"reason": 10, "error": 10, "name": 10, "meaning": 10, "does": 10, "confirmed": 10}  # the same of sentences, which can be broken
 
-def progress(console: Console | None = None, *, disable: bool = False) -> Progress:
+
+ROOM = 20  # characters more that reasons need to be read
+
+
+class _OfHowMany(MofNCompleteColumn):
+    """How much is done, where it is known of how much."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total is not None else Text()
+
+
+def progress(console: Console | None = None, *, disable: bool = False, transient: bool = False) -> Progress:
     """The progress bar of everything that lasts."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=disable)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), _OfHowMany(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=disable, transient=transient, redirect_stdout=False, redirect_stderr=False)
 
 
-def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Table:
-    """Rows as a table; numbers to the right."""
-    drawn = Table(title=title, title_justify="left", show_edge=False, header_style="bold")
-    for column in columns:
-        numeric = any(isinstance(row[column], int | float) and not isinstance(row[column], bool) for row in rows)
-        drawn.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(text(row[column])) for column in columns))
-    return drawn
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows as a table; numbers to the right, and no word broken unless there is no other way. A cell that is `Text` keeps its style."""
+
+    rows: Sequence[Row]
+    columns: Sequence[str]
+    title: str
+
+    def narrowest(self) -> int:
+        """How many characters it takes to break no word."""
+        return sum(map(self._narrowest, self.columns)) + 3 * (len(self.columns) - 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fits = self.narrowest() <= options.max_width
+        drawn = Table(title=self.title, title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
+        for column in self.columns:
+            numeric = any(isinstance(row[column], int | float) and not isinstance(row[column], bool) for row in self.rows)
+            least = self._narrowest(column) if fits else None
+            drawn.add_column(_header(column), justify="right" if numeric else "left", overflow="fold", min_width=least)
+        for row in self.rows:
+            drawn.add_row(*(_cell(column, row[column]) for column in self.columns))
+        yield drawn
+
+    def _narrowest(self, column: str) -> int:
+        words = [word for value in (_header(column), *(row[column] for row in self.rows)) for word in text(value).split()]
+        return min(PROSE.get(column, WORD), max(map(len, words)))
+
+
+def _header(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Report:
+    """Rows as a table, for any width."""
+    return Report(rows, columns, title)
+
+
+def _cell(column: str, value: Any) -> Text:
+    if isinstance(value, Text):
+        return value
+    style = STYLES.get(value if column == "state" else column if value else "", "")
+    return Text(text(value), style=style)
 
 
 def text(value: Any) -> str:
@@ -45,104 +99,75 @@ def text(value: Any) -> str:
     return "".join(c if c.isprintable() else " " for c in str(value))
 
 
-def status(found: Row, console: Console) -> None:
-    """Progress, lag and problems."""
-    if not found["emps"]:
-        console.print("No EMP is served yet: cdc-pusher run begins the full load.")
-    rows = [
-        {
-            **row,
-            "stations": f"{row['stations_delivered']} of {row['stations']}",
-            "statuses": f"{row['statuses_delivered']} of {row['statuses']}",
-            "pending": row["on_their_way"],
-            "walk": _walk(row),
-            "last_sweep": _last_sweep(row),
-        }
-        for row in found["emps"]
-    ]
-    console.print(table(rows, ("emp", "stations", "statuses", "pending", "held", "rejected", "lag_s", "walk", "last_sweep"), "Delivered"))
-    waiting = found["changes"]
-    console.print(
-        f"\n{waiting['changes']} changes wait to be captured"
-        + (f", since {text(waiting['oldest_change_at'])}" if waiting["changes"] else "")
-    )
-    for row in found["emps"]:
-        if row["breaker_reason"] and not row["paused_at"]:
-            console.print(Text(f"! {text(row['emp'])} {text(_state(row))}; tried again at {text(row['breaker_probe_at'])}", style="bold"))
-    console.print()
-    if found["daemons"]:
-        daemons = [
-            {
-                **row,
-                "does": ", ".join(row["leases"]) or "nothing: a spare one",
-                "hears": "NOTIFY" if row["listens"] else "nothing: it polls",
-            }
-            for row in found["daemons"]
-        ]
-        console.print(table(daemons, ("daemon", "version", "started_at", "hears", "does"), "Daemons"))
-    if found["unheld"]:
-        console.print(Text(f"! no daemon does this: {text(', '.join(found['unheld']))}; cdc-pusher run does", style="bold"))
-    for drift in found["triggers"]:
-        console.print(Text(f"! {text(drift)}: changes wait for the sweep; run cdc-pusher migrate", style="bold"))
-    if found["problems"]:
-        console.print()
-        console.print(table(found["problems"], ("emp", "state", "messages", "reason"), "Problems by reason"))
-        console.print("\ncdc-pusher outbox list names them one by one.")
-
-
-def _walk(row: Row) -> str:
-    if row["paused_at"]:
-        return "paused"
-    return f"{row['walk']}: {row['walk_stations']} stations so far" if row["walk"] else ""
-
-
-def _last_sweep(row: Row) -> str:
-    """When it was through, and what sweeps have found so far that no trigger had told of."""
-    healed = f", {row['healed']} healed in all, last at {text(row['healed_at'])}" if row["healed"] else ""
-    return text(row["sweep_completed_at"]) + healed
-
-
 def cpos(rows: Sequence[Row], console: Console) -> None:
     """CPOs and whether the EMPs know them."""
-    shown = [
-        {**row, "confirmed": row["confirmed_at"] or f"no: {'cdc-pusher cpo confirm' if row['cpo_id'] else 'no cpo-id'}"} for row in rows
-    ]
+    shown = [{**row, "confirmed": row["confirmed_at"] or _unconfirmed(row)} for row in rows]
     console.print(table(shown, ("emp", "cpo", "name", "cpo_id", "stations", "confirmed"), "CPOs"))
 
 
+def _unconfirmed(row: Row) -> Text:
+    return Text(f"no: {'cdc-pusher cpo confirm' if row['cpo_id'] else 'no cpo-id'}", style="yellow")
+
+
 def entries(rows: Sequence[Row], console: Console) -> None:
-    """Rows of the outbox."""
+    """Rows of the outbox; where a table has no room for the reasons, one below the other."""
     if not rows:
         console.print("Nothing: all is delivered.")
         return
-    console.print(table(rows, ("emp", "kind", "key", "station_id", "state", "attempts", "changed_at", "reason"), "Outbox"))
+    drawn = table(rows, ("emp", "kind", "key", "station_id", "state", "attempts", "changed_at", "reason"), "Outbox")
+    if drawn.narrowest() + ROOM <= console.width:
+        console.print(drawn)
+        return
+    for row in rows:
+        since = f" since {text(row['changed_at'])}" if row["changed_at"] else ""
+        after = f" after {row['attempts']} attempts" if row["attempts"] else ""
+        of = f" of {text(row['station_id'])}" if row["kind"] == "status" else ""
+        told = Text(f"{text(row['emp'])} {row['kind']} {text(row['key'])}{of}: ").append(_cell("state", row["state"])).append(since + after)
+        console.print(told)
+        if row["reason"]:
+            console.print(Padding(Text(text(row["reason"])), (0, 0, 0, 2)))
 
 
 def emps(rows: Sequence[Row], console: Console) -> None:
     """The EMPs and how they do."""
-    shown = [{**row, "state": _state(row), "pending": row["on_their_way"]} for row in rows]
+    shown = [{**row, "state": _told(row), "pending": row["on_their_way"]} for row in rows]
     console.print(table(shown, ("emp", "state", "stations", "statuses", "pending", "held", "rejected"), "EMPs"))
 
 
-def _state(row: Row) -> str:
+def _told(row: Row) -> Text:
+    return Text(text(told(row)), style=EMP_STYLES.get(emp_state(row), "dim"))
+
+
+def emp_state(row: Row) -> str:
+    """How an EMP does, in a word or two."""
     if not row.get("served", True):
         return "in no configuration"
     if row["paused_at"]:
-        return f"paused since {text(row['paused_at'])}"
-    return f"fails since {text(row['breaker_open_since'])}: {row['breaker_reason']}" if row["breaker_reason"] else "works"
+        return "paused"
+    return "fails" if row["breaker_reason"] else "works"
+
+
+def told(row: Row) -> str:
+    """How an EMP does, since when, and why."""
+    match state := emp_state(row):
+        case "paused":
+            return f"paused since {text(row['paused_at'])}"
+        case "fails":
+            return f"fails since {text(row['breaker_open_since'])}: {row['breaker_reason']}"
+    return state
 
 
 def entity(found: Row, console: Console) -> None:
     """One station or EVSE."""
-    for station_id, told in found["database"].items():
+    for station_id, columns_told in found["database"].items():
         console.print(Text(f"database · station · {text(station_id)}", style="bold"))
-        for name, value in told.items() if isinstance(told, dict) else [("", told)]:
+        for name, value in columns_told.items() if isinstance(columns_told, dict) else [("", columns_told)]:
             for line in value if isinstance(value, list) else [value]:
                 console.print(Text(f"  {name:<17} {text(line)}"))
     for row in found["rows"]:
         console.print(Text(text(f"{row['emp']} · {row['kind']} · {row['key']}"), style="bold"))
         for name, value in row.items():
             if value is not None and name not in ("emp", "kind", "key"):
-                console.print(Text(f"  {name:<17} {text(value)}"))
-    columns = ("sent_at", "emp", "kind", "gen", "duration_ms", "outcome", "http_status", "result_code", "error")
-    console.print(table(found["attempts"], columns, "Last requests"))
+                console.print(Text(f"  {name:<17} ").append(_cell(name, value)))
+    attempts = [{**row, "ms": row["duration_ms"], "http": row["http_status"], "code": row["result_code"]} for row in found["attempts"]]
+    console.print(table(attempts, ("sent_at", "emp", "gen", "ms", "outcome", "http", "code", "error"), "Last requests"))

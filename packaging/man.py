@@ -34,7 +34,7 @@ def page(frame: str, date: str) -> str:
 
 
 def commands(group: Any, path: str) -> Iterator[str]:
-    """A subsection for each command below `group`, those of its groups after their group."""
+    """A subsection for each command below `group`, with its examples, those of its groups after their group."""
     for name, command in group.commands.items():
         if command.hidden:
             continue
@@ -42,6 +42,8 @@ def commands(group: Any, path: str) -> Iterator[str]:
         yield f'.SS "{roff(" ".join((path, name, *usage)))}"'
         yield roff(command.help or "")
         yield from parameters(command)
+        if command.epilog:
+            yield "\n".join([".PP", ".nf", *(roff(line.replace("\\[", "[")) for line in command.epilog.splitlines()), ".fi"])
         if hasattr(command, "commands"):
             yield from commands(command, f"{path} {name}")
 

@@ -48,6 +48,9 @@ for line in sys.stdin:
         for number, name in enumerate((os.devnull, "stdout", "stderr")):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["cdc-pusher", *order["arguments"]]
+        if order["unprivileged"] and os.geteuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
         try:
             cli.main()
         except SystemExit as end:
@@ -82,6 +85,7 @@ class Program:
         self.dsn = dsn
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("CDC_PUSHER_", "PG", "COLUMNS"))}
         self.environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PGCONNECT_TIMEOUT": "5"}
+        self.unprivileged = False  # then root is nobody
         self._zygote = zygote
         self.configure()
 
@@ -94,7 +98,8 @@ class Program:
     def __call__(self, *arguments: str) -> Outcome:
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
-        order = {"directory": str(self.directory), "environment": self.environment, "arguments": arguments}
+        order: dict[str, Any] = {"directory": str(self.directory), "environment": self.environment, "arguments": arguments}
+        order["unprivileged"] = self.unprivileged
         self._zygote.stdin.write(json.dumps(order) + "\n")
         self._zygote.stdin.flush()
         exit_code = int(self._zygote.stdout.readline())
@@ -185,6 +190,7 @@ def column(dsn: str, query: str) -> list[Any]:
         return [row[0] for row in conn.execute(query.encode()).fetchall()]
 
 
+SPELLING = "is it spelled as in the database? cdc-pusher check names what the mapping leaves out"
 STATION = """WITH s AS (
     INSERT INTO station (id, name, latitude, longitude, street, street_number, city, zip, country, phone, cpo)
     VALUES ('s1', 'Rathaus', 50, 7, 'Street', '1', 'City', '12345', 'DE', '+49 30 1', '8ps')
@@ -267,6 +273,54 @@ def test_missing_file(alone: Program) -> None:
     assert alone.refuses("run", "--config", "nowhere.toml") == "nowhere.toml: no such file; name the configuration with --config FILE"
 
 
+def test_file_of_another_user(alone: Program) -> None:
+    owner, alone.unprivileged = alone.directory.owner(), True
+    alone.directory.chmod(0o755)
+    (alone.directory / "cdc-pusher.toml").chmod(0)
+    said = f"cdc-pusher.toml: cannot be read: Permission denied; run it as {owner}: sudo -u {owner} cdc-pusher …"
+    assert alone.refuses("status") == said
+
+
+def test_directory_of_another_user(alone: Program) -> None:
+    """Nobody can see whose the file is."""
+    alone.unprivileged = True
+    alone.directory.chmod(0)
+    said = alone.refuses("status", "--config", f"{alone.directory}/cdc-pusher.toml", exit_code=1)
+    alone.directory.chmod(0o700)
+    assert said.endswith("cdc-pusher.toml'; run it as cdc-pusher: sudo -u cdc-pusher cdc-pusher …")
+
+
+def test_no_configuration_at_all(alone: Program) -> None:
+    (alone.directory / "cdc-pusher.toml").unlink()
+    alone.environment["PGHOST"] = str(alone.directory)
+    assert alone.refuses("status").endswith(
+        "; there is no configuration, neither /etc/cdc-pusher/config.toml nor cdc-pusher.toml:"
+        " name it with --config FILE, or write one with cdc-pusher init"
+    )
+
+
+def test_role_that_may_not(filled: Program) -> None:
+    execute(filled.dsn, "DROP ROLE IF EXISTS stranger", "CREATE ROLE stranger LOGIN")
+    filled.configure(dsn=filled.dsn.replace("user=postgres", "user=stranger"))
+    remedy = "; run it as the role of the daemon, or have cdc-pusher migrate grant the rights"
+    assert filled.refuses("outbox", "list", exit_code=1) == f"the database said: permission denied for schema cdc_pusher{remedy}"
+    execute(filled.dsn, "DROP ROLE stranger")
+
+
+def test_near_names_are_guessed_at(program: Program) -> None:
+    assert program.refuses("status", "--emp", "plugg").endswith("; did you mean 'plug'?")
+    assert program.refuses("outbox", "list", "--state", "hled").endswith("; did you mean 'held'?")
+    assert "Did you mean 'status'?" in program("statsu").stderr
+    program.configure(f'{EMP}api_key = "{KEY}"\ncpos = {{8ps = "DE*8PS"}}\n')
+    assert program.refuses("cpo", "confirm", "8pz").endswith("'8pz'; did you mean '8ps'?")
+
+
+def test_watch_is_for_people_on_a_terminal(alone: Program) -> None:
+    assert alone.refuses("status", "--watch").startswith("--watch draws on a terminal, which this is not: call cdc-pusher status --json")
+    assert alone.refuses("status", "--watch", "--json").startswith("--watch is for people: for machines, call cdc-pusher status --json")
+    assert alone.refuses("status", "--interval", "2") == "--interval goes with --watch"
+
+
 def test_database_that_cannot_be_written(program: Program) -> None:
     execute(program.dsn, "ALTER DATABASE test SET default_transaction_read_only = on")
     assert program.refuses("run").startswith("transactions are read-only by default: database.dsn has to lead to the primary")
@@ -280,7 +334,7 @@ def test_no_emp(program: Program) -> None:
 def test_unknown_things_of_cpos(program: Program) -> None:
     assert program.refuses("cpo", "confirm") == "say which CPOs: their internal identifiers, or --all"
     assert program.refuses("cpo", "confirm", "x", "--all") == "say which CPOs: their internal identifiers, or --all"
-    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for 'x'"
+    assert program.refuses("cpo", "confirm", "x") == "emp.plug.cpos has no cpo-id for 'x': add it there"
     assert program.refuses("cpo", "list", "--emp", "nobody") == "no EMP nobody in the configuration; there is plug"
     program.configure(f"{EMP}api_key = '{KEY}'\n{EMP.replace('plug', 'other')}api_key = '{KEY}'\n")
     assert program.refuses("cpo", "export") == "say for which EMP: --emp other or --emp plug"
@@ -378,7 +432,7 @@ def test_unknown_state(alone: Program) -> None:
 
 def test_unknown_station(program: Program) -> None:
     done = program("outbox", "show", "nowhere")
-    assert (done.exit_code, done.stderr) == (1, "cdc-pusher: the outbox has no station or EVSE 'nowhere'\n")
+    assert (done.exit_code, done.stderr) == (1, f"cdc-pusher: the outbox has no station or EVSE 'nowhere'; {SPELLING}\n")
 
 
 @pytest.mark.parametrize("faults", ["nonsense", '[{"kind": "nonsense"}]', '{"kind": "hang"}'])
@@ -526,6 +580,32 @@ def test_emps_are_listed_paused_resumed_and_forgotten(filled: Program) -> None:
     assert filled("emp", "forget", "plug", "--yes").stdout == "forgotten: plug\n"
     left = ("outbox", "evse", "cpo", "emp")
     assert [n for table in left for n in column(filled.dsn, f"SELECT count(*) FROM cdc_pusher.{table} WHERE true")] == [0, 0, 0, 0]
+
+
+def test_what_is_done_is_told_to_machines(filled: Program) -> None:
+    execute(filled.dsn, STATION)
+    filled.configure(f'{EMP}api_key = "{KEY}"\ncpos = {{8ps = "DE*8PS"}}\n')
+    assert filled.reports("migrate") == {"revision": migrate.head(), "done": []}
+    size = {"stations": 2, "statuses": 2, "undelivered": 3}
+    assert filled.reports("resync", "--all", "--dry-run") == {"state": "dry run", "emps": ["plug"], **size}
+    assert filled.reports("resync", "--cpo", "8ps") == {"state": "ordered", "emps": ["plug"], "stations": ["s1"]}
+    assert filled.reports("outbox", "retry", "--all") == {"messages": 1}
+    assert filled.reports("cpo", "confirm", "--all") == {"plug": ["8ps"]}
+    assert filled.reports("cpo", "confirm", "--all") == {"plug": []}
+    assert filled.reports("uninstall", "--yes")["done"][-1] == "dropped schema cdc_pusher"
+
+
+def test_emp_is_late_by_what_could_be_sent(filled: Program) -> None:
+    """And not by what waits for a station that is held."""
+    filled.configure(f'{EMP}api_key = "{KEY}"\nlate_after_s = 60\n')
+    old = "UPDATE cdc_pusher.outbox SET changed_at = now() - interval '1 hour'"
+    execute(filled.dsn, f"{old}, next_attempt_at = NULL, reason = 'waits until the EMP has accepted its station' WHERE state = 'pending'")
+    (plug,) = filled.reports("status")["emps"]
+    assert (plug["is_late"], plug["late_after_s"], plug["lag_s"] > 3000) == (False, 60.0, True)
+    execute(filled.dsn, f"{old}, next_attempt_at = now(), reason = NULL WHERE state = 'pending'")
+    assert [row["is_late"] for row in filled.reports("status")["emps"]] == [True]
+    filled.configure(f'{EMP.replace("plug", "other")}api_key = "{KEY}"\n')
+    assert [(row["is_late"], row["late_after_s"]) for row in filled.reports("status")["emps"]] == [(False, None)]
 
 
 def test_version_needs_no_configuration(alone: Program) -> None:

@@ -1,7 +1,7 @@
 """The command line: thin. Every command loads the configuration, calls one function and prints what it returns.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check found problems, 130 interrupted.
-An error is one line on standard error.
+An error is one line on standard error that says what to do, and so is progress: what is printed is the report, with `--json` for machines.
 """
 
 import sys
@@ -11,7 +11,7 @@ import psycopg
 import typer
 
 from cdc_pusher import __version__, revision
-from cdc_pusher.cli import cpo, emp, operate, setup, trial
+from cdc_pusher.cli import cpo, emp, operate, remedies, setup, trial
 from cdc_pusher.database import one_line
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.names import SCHEMA
@@ -30,17 +30,17 @@ def main() -> None:
     try:
         app()
     except CdcPusherError as error:
-        _fail(str(error), error.exit_code)
+        _fail(f"{error}{remedies.of_error(error)}", error.exit_code)
     except psycopg.Error as error:
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName) and SCHEMA in str(error):
             _fail(f"{revision.NO_SCHEMA} ({one_line(error)})", ConfigurationError.exit_code)
-        _fail(f"the database said: {one_line(error)}", 1)
+        _fail(f"the database said: {one_line(error)}{remedies.of_error(error)}", 1)
     except BrokenPipeError:
         sys.exit(1)
     except UnicodeError as error:
         _fail(f"not valid text: {one_line(error)}", 2)
     except OSError as error:
-        _fail(one_line(error), 1)
+        _fail(f"{one_line(error)}{remedies.of_error(error)}", 1)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from cdc_pusher import config, enqueue, report, show
-from cdc_pusher.cli.options import ConfigFile, Json, emps_of, run, say
+from cdc_pusher.cli import complete
+from cdc_pusher.cli.bar import Bar
+from cdc_pusher.cli.options import ConfigFile, Json, emps_of, examples, run, say
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
@@ -13,10 +15,10 @@ from cdc_pusher.errors import CdcPusherError, ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="The EMPs: how they do, and whether they are sent anything.")
 
-Names = Annotated[list[str], typer.Argument(metavar="EMP", help="As named in the configuration.")]
+Names = Annotated[list[str], typer.Argument(metavar="EMP", help="As named in the configuration.", autocompletion=complete.emps)]
 
 
-@app.command("list")
+@app.command("list", epilog=examples("cdc-pusher emp list", "cdc-pusher emp list --json"))
 def _list(config_file: ConfigFile = None, as_json: Json = False) -> None:
     """Every EMP that was ever served: whether it works, fails, or is paused, and how many messages are where."""
     settings = config.read(config_file)
@@ -25,10 +27,10 @@ def _list(config_file: ConfigFile = None, as_json: Json = False) -> None:
         async with await connect(settings.database.dsn, "emp") as conn:
             return await report.emps(conn)
 
-    show_report(run(read()), as_json, show.emps)
+    show_report(run(read(), Bar("counting", hidden=as_json)), as_json, show.emps)
 
 
-@app.command()
+@app.command(epilog=examples("cdc-pusher emp pause plugsurfing"))
 def pause(emp: Names, config_file: ConfigFile = None) -> None:
     """Send nothing more to these EMPs until they are resumed; requests in flight end, changes are still captured."""
     settings = config.read(config_file)
@@ -36,7 +38,7 @@ def pause(emp: Names, config_file: ConfigFile = None) -> None:
     say(f"paused: {', '.join(emp)}")
 
 
-@app.command()
+@app.command(epilog=examples("cdc-pusher emp resume plugsurfing"))
 def resume(emp: Names, config_file: ConfigFile = None) -> None:
     """Go on with EMPs that were paused: what is not the last word any more is not sent."""
     settings = config.read(config_file)
@@ -51,7 +53,7 @@ async def _pause(settings: Settings, emps: list[str], *, paused: bool) -> None:
         raise ConfigurationError(f"no daemon has served {', '.join(unknown)} yet")
 
 
-@app.command()
+@app.command(epilog=examples("cdc-pusher emp forget plugsurfing    # after it was taken out of the configuration"))
 def forget(
     emp: Annotated[str, typer.Argument(metavar="EMP", help="One that is no longer in the configuration.")],
     config_file: ConfigFile = None,
@@ -69,7 +71,7 @@ def forget(
         async with await connect(settings.database.dsn, "emp") as conn:
             return await enqueue.forget(conn, emp, force=force)
 
-    if not run(delete()):
+    if not run(delete(), Bar("forgetting")):
         raise CdcPusherError(
             f"nothing is known of an EMP {emp}, or a daemon that has not been restarted since still serves it,"
             " or it has stations under new ids (connectors_changed = replace), which nobody could delete later: --force"

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from cdc_pusher.cli.options import run
+from cdc_pusher.cli.options import examples, run
 from cdc_pusher.database import one_line
 from cdc_pusher.errors import ConfigurationError
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog=examples("cdc-pusher sandbox", """cdc-pusher sandbox --faults '\\[{"kind": "delay", "seconds": 2}]'"""))
 def sandbox(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8099,
@@ -41,7 +41,7 @@ def sandbox(
     run(serve(settings, announce=lambda line: typer.echo(line)))
 
 
-@app.command()
+@app.command(epilog=examples("cdc-pusher demo", "cdc-pusher demo --stations 5000 --seed 2"))
 def demo(
     stations: Annotated[int, typer.Option(min=10, max=20_000, help="Stations to begin with.")] = 500,
     seed: Annotated[int, typer.Option(help="For the stations and the traffic.")] = 1,

@@ -5,6 +5,19 @@ FROM cdc_pusher.emp_progress AS p
 JOIN cdc_pusher.delivery_lag AS l USING (emp)
 ORDER BY p.emp
 
+-- name: accepted_since
+-- How many stations and EVSEs each EMP has accepted something of since a look that was made then, by the database's clock.
+SELECT
+    now() AS at,
+    coalesce((
+        SELECT jsonb_object_agg(emp, messages)
+        FROM (
+            SELECT emp, count(*) FILTER (WHERE delivered_at > %(since)s::timestamptz) AS messages
+            FROM cdc_pusher.outbox
+            GROUP BY emp
+        ) AS o
+    ), '{}') AS messages
+
 -- name: change_log
 -- How much waits to be captured, and since when.
 SELECT count(*) AS changes, min(changed_at) AS oldest_change_at
