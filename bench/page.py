@@ -86,7 +86,8 @@ def _answers(url: str) -> list[Result]:
 
         searches = {words: slowest("/search", text=words) for words in WORDS}
         worst = max(searches, key=searches.__getitem__)
-        began, stations, after = time.monotonic(), 0, ""
+        began, stations = time.monotonic(), 0
+        after: str | None = ""
         while after is not None:
             page = http.get("/api/map", params={"emp": "bench", **({"after": after} if after else {})}).raise_for_status().json()
             stations, after = stations + len(page["stations"]), page["after"]

@@ -585,7 +585,7 @@ def test_emps_are_listed_paused_resumed_and_forgotten(filled: Program) -> None:
 def test_what_is_done_is_told_to_machines(filled: Program) -> None:
     execute(filled.dsn, STATION)
     filled.configure(f'{EMP}api_key = "{KEY}"\ncpos = {{8ps = "DE*8PS"}}\n')
-    assert filled.reports("migrate") == {"revision": migrate.head(), "done": []}
+    assert filled.reports("migrate") == {"revision": revision.head(), "done": []}
     size = {"stations": 2, "statuses": 2, "undelivered": 3}
     assert filled.reports("resync", "--all", "--dry-run") == {"state": "dry run", "emps": ["plug"], **size}
     assert filled.reports("resync", "--cpo", "8ps") == {"state": "ordered", "emps": ["plug"], "stations": ["s1"]}

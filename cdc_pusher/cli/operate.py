@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cdc_pusher import config, daemon, enqueue, live, logs, overview, report, secrecy, show
+from cdc_pusher import config, enqueue, live, logs, overview, report, secrecy, show
 from cdc_pusher.cli import complete
 from cdc_pusher.cli.bar import Bar
 from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, examples, require_emp, run, tell
@@ -30,6 +30,8 @@ def _daemon(config_file: ConfigFile = None) -> None:
     secrecy.no_dumps()
     settings = config.load(config_file)
     logs.configure(settings.daemon.log_level)
+    from cdc_pusher import daemon  # no other command has to wait for all that it loads
+
     run(daemon.run(settings, config_file))
 
 

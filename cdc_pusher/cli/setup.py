@@ -1,4 +1,7 @@
-"""Commands that set up and take away: `init`, `check`, `migrate`, `uninstall`."""
+"""Commands that set up and take away: `init`, `check`, `migrate`, `uninstall`.
+
+What takes long to load is loaded where it is needed: every other command would have to wait for it, and whoever presses Tab.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -7,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cdc_pusher import check, config, migrate, revision, roles, secrecy, triggers
-from cdc_pusher import uninstall as removal
+from cdc_pusher import config, revision, roles, secrecy, triggers
 from cdc_pusher.cli.bar import Bar
 from cdc_pusher.cli.options import AdminDsn, ConfigFile, Json, examples, run, say, tell
 from cdc_pusher.cli.options import show as show_report
@@ -59,6 +61,8 @@ def _check(
     as_json: Json = False,
 ) -> None:
     """Look at everything that can be known before a message is sent; sends nothing, writes nothing. Exit code 3: something is wrong."""
+    from cdc_pusher import check
+
     secrecy.no_dumps()
     settings = config.read(config_file)
     bar = Bar("looking at the database", hidden=as_json)
@@ -97,6 +101,8 @@ async def install(dsn: str, settings: Settings, step: Callable[[str, int, int], 
             step("roles", 0, 4)
             done += await roles.create(conn, owner, runtime)
         step(f"schema {SCHEMA}", 1, 4)
+        from cdc_pusher import migrate
+
         await asyncio.to_thread(migrate.to, dsn, owner=owner)
         if runtime:
             step("rights", 2, 4)
@@ -117,5 +123,7 @@ def uninstall(
     if not yes:
         question = f"Drop the triggers and the schema {SCHEMA}, with all that is known of what the EMPs have?"
         typer.confirm(question, abort=True, err=as_json)
+    from cdc_pusher import uninstall as removal
+
     done = run(removal.run(dsn or settings.database.dsn, settings.database), Bar("taking it away", hidden=as_json))
     tell({"done": done}, as_json, *done)
