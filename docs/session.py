@@ -62,7 +62,7 @@ line-height: {line_height}px; white-space: pre }}
 {lines}
 </defs>
 <rect fill="#1e2026" width="{terminal_width}" height="{terminal_height}" rx="8" />
-<g transform="translate(9, 9)" clip-path="url(#{unique_id}-clip-terminal)">
+<g transform="translate(9, 9) scale(0.985)" clip-path="url(#{unique_id}-clip-terminal)">
 {backgrounds}
 <g class="{unique_id}-matrix">
 {matrix}

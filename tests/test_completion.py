@@ -54,7 +54,7 @@ def asked(directory: Path, *command: str, **environment: str) -> str:
         (("outbox", "list", "--state", "he"), "held"),
         (("outbox", "list", "--state", ""), "pending in_flight delivered held rejected"),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_bash_offers(directory: Path, words: tuple[str, ...], offered: str) -> None:
     said = asked(directory, "bash", "--norc", "-c", BASH, "bash", "cdc-pusher", *words).splitlines()
