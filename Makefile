@@ -9,6 +9,7 @@
 #   make alerts                     check the alerting rules and run their tests, with promtool
 #   make fuzz                       the tests in tests/fuzz with FUZZ_EXAMPLES=100000 each; and guided by coverage: ONLY=decode SECONDS=600
 #   make audit                      ask the package index for withdrawn and vulnerable releases among our pins
+#   make docs                       the documentation as a site in ./site, links checked; nothing in it comes from elsewhere
 #   make check                      all that .ci/run checks of the code
 #   make deb                        dist/cdc-pusher_VERSION_ARCH.deb: packaging/README.md
 #   make deb-check                  … and try it in a clean Debian; as root, with debootstrap
@@ -25,7 +26,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts audit bench demo faults fuzz plots soak test coverage lint format types layers screens wheel-check deb deb-check constraints check clean
+.PHONY: help alerts audit bench demo docs faults fuzz plots soak test coverage lint format types layers screens wheel-check deb deb-check constraints check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -98,6 +99,9 @@ else
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),100000) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 endif
 
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build
+
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
@@ -145,8 +149,8 @@ constraints:
 	      | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$'; } >"$$work/constraints.txt"; \
 	cp "$$work/constraints.txt" constraints.txt
 
-check: test lint types layers alerts wheel-check
+check: test lint types layers docs alerts wheel-check
 
 clean:
-	rm -rf $(VENV) dist build .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist build site .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find bench cdc_pusher migrations packaging tests -name __pycache__ -prune -exec rm -rf {} +
