@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cdc_pusher import overview, report, triggers
+from cdc_pusher import glance, report, triggers
 from cdc_pusher.config import Settings
 from cdc_pusher.database import Connection, connect, one_line
 from cdc_pusher.errors import CdcPusherError
@@ -95,7 +95,7 @@ class View:
     def _parts(self) -> Iterator[RenderableType]:
         if self.last is not None:
             before = self.before.found if self.before else None
-            yield from overview.parts(self.last.found, before=before, per_s=self.last.per_s)
+            yield from glance.parts(self.last.found, before=before, per_s=self.last.per_s)
 
 
 async def watch(settings: Settings, emp: str | None, *, interval_s: float, console: Console) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cdc_pusher import config, enqueue, live, logs, overview, report, secrecy, show
+from cdc_pusher import config, enqueue, glance, live, logs, report, secrecy, show
 from cdc_pusher.cli import complete
 from cdc_pusher.cli.bar import Bar
 from cdc_pusher.cli.options import ConfigFile, EmpOption, EmpsOption, Json, emps_of, examples, require_emp, run, tell
@@ -67,7 +67,7 @@ def status(
 
 
 def _print_status(found: report.Row, console: Console) -> None:
-    for part in overview.parts(found):
+    for part in glance.parts(found):
         console.print(part)
 
 
