@@ -17,6 +17,7 @@ from cdc_pusher import config
 from cdc_pusher.cli import app
 from cdc_pusher.config import Settings
 from cdc_pusher.embedded import EmbeddedPostgres
+from cdc_pusher.errors import ConfigurationError
 
 PAGES = {str(path.relative_to(ROOT)): list(blocks(path)) for path in sorted([*DOCS.glob("*.md"), ROOT / "README.md"])}
 SMALLEST = next(block.text for block in PAGES["README.md"] if block.language == "toml")
@@ -274,6 +275,28 @@ def test_a_configuration_that_is_not_valid_is_noticed(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(Exception, match="no_such_key"):
         config.read(path)
+
+
+SETTINGS_IN_SENTENCES = [
+    (page, span) for page in PAGES for span in re.findall(r"`([a-z_]+ = [\"\d\[][^`]*)`", (ROOT / page).read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "span"), SETTINGS_IN_SENTENCES)
+def test_every_setting_in_a_sentence_is_one(page: str, span: str, tmp_path: Path) -> None:
+    def accepts(section: str) -> bool:
+        path = tmp_path / "config.toml"
+        path.write_text(merged(FRAME.format(name="some"), SOURCE if "source" in section else "", f"{section}\n{span}"))
+        path.chmod(0o600)
+        try:
+            config.read(path)
+        except ConfigurationError:
+            return False
+        return True
+
+    rest = 'table = "t"\n' if span.startswith("station") else ""
+    sections = ("[database]", "[daemon]", "[monitoring]", "[emp.some]", f"[[source.watch]]\n{rest}")
+    assert any(accepts(section) for section in sections), span
 
 
 @pytest.mark.parametrize("block", [b for page in PAGES.values() for b in page if b.language == "yaml"], ids=lambda block: block.place)

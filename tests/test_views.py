@@ -1,7 +1,9 @@
 """The views for people: each state and reason as a sentence, a comment on every column, and what reads them goes on to work for ever."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,6 +13,7 @@ from test_migrate import DELIVERED, HELD, IN_FLIGHT, PENDING, REJECTED, column, 
 
 from cdc_pusher import migrate
 from cdc_pusher.embedded import EmbeddedPostgres
+from cdc_pusher.schema import metadata
 
 BEFORE, THIS = "0006", "0007"
 VIEWS = """
@@ -224,6 +227,13 @@ def listing(dsn: str, query: str) -> Rows:
 
 def test_every_column_of_a_view_has_a_comment(at_hand: str) -> None:
     assert column(at_hand, UNCOMMENTED) == []
+
+
+def test_every_table_and_view_stands_on_its_page() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "outbox.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]+) \|", page.partition("## States")[0], re.MULTILINE))))
+    views = {"outbox_problems", "emp_progress", "delivery_lag", "station_state"}
+    assert named == {table.name for table in metadata.tables.values()} | views
 
 
 def test_views_of_the_version_before_keep_their_columns_and_what_was_built_on_them(dsn: str) -> None:
