@@ -12,6 +12,7 @@ from cdc_pusher.horizon import Pace
 
 COUNT_STATIONS_EVERY_S = 60.0
 VERIFY_TRIGGERS_EVERY_S = 45.0  # with every second refresh: a query or two for each watch
+QUICK_S = 0.5
 SHARE = 0.02  # of the time at most goes into looking: it goes through the outbox
 
 
@@ -38,6 +39,8 @@ class Gauges:
     figures: Figures | None = None
     _pace: Pace = field(default_factory=lambda: Pace(share=SHARE))
     _next_at: float = float("-inf")
+    _took_s: float = 0.0
+    _looks: bool = False
     _stations_at: float = float("-inf")
     _triggers_at: float = float("-inf")
     _trigger_faults: Sequence[str] = ()
@@ -48,8 +51,19 @@ class Gauges:
         """Whether it is time to look again: the longer that took, the later."""
         return time.monotonic() >= self._next_at
 
+    def is_due_for_people(self) -> bool:
+        """Whether somebody who waits for the answer may look: if that was quick the last time, and nobody looks already."""
+        return self.is_due() and self._took_s < QUICK_S and not self._looks
+
     async def refresh(self, conn: Connection, settings: Settings) -> Figures:
         """Look, and set the gauges. Raises psycopg errors."""
+        self._looks = True
+        try:
+            return await self._refresh(conn, settings)
+        finally:
+            self._looks = False
+
+    async def _refresh(self, conn: Connection, settings: Settings) -> Figures:
         began = time.monotonic()
         if began - self._triggers_at >= VERIFY_TRIGGERS_EVERY_S:
             self._trigger_faults = await triggers.verify(conn, settings.source.watch)
@@ -68,8 +82,8 @@ class Gauges:
             self._stations_at = began
         metrics.refreshed.set_to_current_time()
         metrics.expose_the_database()
-        took_s = time.monotonic() - began
-        self._next_at = began + self._pace.pause_s(took_s)
+        self._took_s = time.monotonic() - began
+        self._next_at = began + self._pace.pause_s(self._took_s)
         self.figures = Figures(
             at=time.monotonic(),
             trigger_faults=self._trigger_faults,
