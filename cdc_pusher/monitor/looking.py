@@ -52,7 +52,7 @@ class Eyes:
             yield conn
 
     async def figures(self, conn: Connection) -> Figures:
-        """As new as they may be had: the longer it takes to read them, the older; beyond half a second, as old as the daemon's own looks."""
+        """As new as they may be had: the longer reading them takes, the older; beyond half a second, as old as the daemon's own looks."""
         if self._gauges.figures is None or self._gauges.is_due_for_people():
             return await self._gauges.refresh(conn, self.settings)
         return self._gauges.figures
