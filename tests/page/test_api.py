@@ -139,7 +139,6 @@ async def test_no_answer_holds_a_key_or_how_to_connect(made: Scene, http: httpx.
 
 
 async def test_what_fails_is_seen_at_once_and_the_minute_tells_of_it(made: Scene, http: httpx.AsyncClient) -> None:
-    """The last one of this module: the EMP stays down."""
     await fails(made)
 
     async def roamer() -> Any:
@@ -159,3 +158,5 @@ async def test_what_fails_is_seen_at_once_and_the_minute_tells_of_it(made: Scene
     overview = await asked(http, "/overview")
     assert any("roamer fails" in one for one in overview["wrong"])
     assert next(emp for emp in overview["emps"] if emp["name"] == "driveline")["is_well"]
+    made.bad.set_faults([])
+    await made.rigged.quiet()
