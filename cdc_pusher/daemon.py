@@ -333,22 +333,26 @@ class Daemon:
 
     async def _refresh_gauges(self) -> None:
         metrics.daemons.set(self._leases.daemons)
-        if not self._gauges.is_due():
+        if self._gauges.is_due():
+            async with await connect(self._settings.database.dsn, "gauges") as conn:
+                await self._gauges.refresh(conn, self._settings)
+        if (found := self._gauges.figures) is None:
             return
-        async with await connect(self._settings.database.dsn, "gauges") as conn:
-            found = await self._gauges.refresh(conn, self._settings)
         oldest_s = max(found.oldest_s.values(), default=0.0)
         does = ", ".join(sorted(self._leases.held)) or "nothing, a spare one"
         systemd.notify(f"STATUS={does}; {found.undelivered} undelivered, the oldest change on its way is {oldest_s:.0f} s old")
 
     async def _write_history(self) -> None:
-        if minutes := self._history.look(datetime.now(UTC)):
+        look = self._history.look(datetime.now(UTC))
+        if look.minutes:
             async with await connect(self._settings.database.dsn, "history") as conn:
-                await history.write(conn, minutes)
+                await history.write(conn, look.minutes)
+        self._history.wrote(look)
 
     async def _maintain_attempts(self) -> None:
         async with await connect(self._settings.database.dsn, "maintenance") as conn:
             await enqueue.maintain_attempts(conn, self._settings.daemon.attempt_retention_days)
+            await history.forget(conn)
 
 
 def _note_failed_job(event: JobExecutionEvent) -> None:

@@ -1,5 +1,6 @@
 """What the database says of us, for Prometheus and for the question whether we are ready."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Gauges:
     _pace: Pace = field(default_factory=lambda: Pace(share=SHARE))
     _next_at: float = float("-inf")
     _took_s: float = 0.0
-    _looks: bool = False
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stations_at: float = float("-inf")
     _triggers_at: float = float("-inf")
     _trigger_faults: Sequence[str] = ()
@@ -53,18 +54,16 @@ class Gauges:
 
     def is_due_for_people(self) -> bool:
         """Whether somebody who waits for the answer may look: if that was quick the last time, and nobody looks already."""
-        return self.is_due() and self._took_s < QUICK_S and not self._looks
+        return self.is_due() and self._took_s < QUICK_S and not self._turn.locked()
 
     async def refresh(self, conn: Connection, settings: Settings) -> Figures:
-        """Look, and set the gauges. Raises psycopg errors."""
-        self._looks = True
-        try:
+        """Look, one at a time, and set the gauges. Raises psycopg errors."""
+        async with self._turn:
             return await self._refresh(conn, settings)
-        finally:
-            self._looks = False
 
     async def _refresh(self, conn: Connection, settings: Settings) -> Figures:
         began = time.monotonic()
+        self._took_s, self._next_at = QUICK_S, began + QUICK_S / SHARE  # should it fail
         if began - self._triggers_at >= VERIFY_TRIGGERS_EVERY_S:
             self._trigger_faults = await triggers.verify(conn, settings.source.watch)
             self._triggers_at = began
@@ -111,9 +110,10 @@ class Gauges:
         return oldest, rows
 
     async def _emps(self, conn: Connection) -> None:
+        rows = await report.served(conn)
         for gauge in (metrics.breaker_open, metrics.paused, metrics.full_load_completed, metrics.walk_stations, metrics.sweep_completed):
             gauge.clear()
-        for row in await report.served(conn):
+        for row in rows:
             emp = row["emp"]
             metrics.breaker_open.labels(emp).set(row["is_failing"])
             metrics.paused.labels(emp).set(row["is_paused"])

@@ -47,6 +47,16 @@ class Minute:
     lag_p99_s: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The rows to write, and where counting stands when they are written."""
+
+    minutes: Sequence[Minute]
+    totals: Mapping[str, Totals]
+    next_minute: datetime
+    began: Mapping[str, Totals]
+
+
 class History:
     """Of one daemon."""
 
@@ -56,15 +66,20 @@ class History:
         self._began: Mapping[str, Totals] = {}
         self._written: Mapping[str, Totals] = {}
 
-    def look(self, now: datetime) -> Sequence[Minute]:
-        """The rows of the minute that are not written yet as they are; a look just after it has ended completes it and begins the next."""
+    def look(self, now: datetime) -> Look:
+        """The rows of the minute that are not written yet as they are; a look just after it has ended completes it and begins the next.
+
+        What is not reported as written (`wrote`) is there again the next time; a clock that is set back prolongs the minute.
+        """
         totals, this = read(), now.replace(second=0, microsecond=0)
-        minute = self._minute = self._minute or this
+        minute = self._minute or this
         changed = {emp: found.since(self._began.get(emp, Totals())) for emp, found in totals.items() if found != self._written.get(emp)}
-        self._written = totals
-        if this != minute:
-            self._minute, self._began = this, totals
-        return [self._row(emp, minute, found) for emp, found in sorted(changed.items()) if found.delivered or found.failed]
+        rows = [self._row(emp, minute, found) for emp, found in sorted(changed.items()) if found.delivered or found.failed]
+        return Look(minutes=rows, totals=totals, next_minute=max(this, minute), began=totals if this > minute else self._began)
+
+    def wrote(self, look: Look) -> None:
+        """The rows of this look are written."""
+        self._minute, self._began, self._written = look.next_minute, look.began, look.totals
 
     def _row(self, emp: str, minute: datetime, found: Totals) -> Minute:
         p50, p99 = (percentile(found.buckets, share) for share in (0.5, 0.99))
@@ -107,5 +122,10 @@ def percentile(buckets: Mapping[float, int], share: float) -> float | None:
 
 
 async def write(conn: Connection, minutes: Sequence[Minute]) -> None:
-    """Write rows anew, and let go of old ones."""
-    await conn.execute(_sql.write, {"minutes": as_json([asdict(one) for one in minutes]), "kept_days": KEPT_DAYS})
+    """Write rows, anew if they are there."""
+    await conn.execute(_sql.write, {"minutes": as_json([asdict(one) for one in minutes])})
+
+
+async def forget(conn: Connection) -> None:
+    """Let go of rows that are older than `KEPT_DAYS`."""
+    await conn.execute(_sql.forget, {"kept_days": KEPT_DAYS})

@@ -23,11 +23,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB, OID
 
-from cdc_pusher.names import SCHEMA
+from cdc_pusher.names import PUNCTUATION, SCHEMA
 
 WORDS = (
-    "coalesce(payload ->> 'name', '') || ' '"
-    " || coalesce(payload -> 'address' ->> 'street', '') || ' ' || coalesce(payload -> 'address' ->> 'city', '')"
+    "translate(coalesce(payload ->> 'name', '') || ' ' || coalesce(payload -> 'address' ->> 'street', '')"
+    f" || ' ' || coalesce(payload -> 'address' ->> 'city', ''), '{PUNCTUATION}', '{' ' * len(PUNCTUATION)}')"
 )
 """The words that a station is found by; queries that are to use the index have to spell it so."""
 
@@ -157,7 +157,13 @@ outbox = Table(
     Index("outbox_due", "emp", "priority", "next_attempt_at", postgresql_where=text("state = 'pending' AND next_attempt_at IS NOT NULL")),
     Index("outbox_lease", "emp", "lease_until", postgresql_where=text("state = 'in_flight'")),
     Index("outbox_problem", "emp", "kind", "key", postgresql_where=text("state IN ('held', 'rejected')")),
-    Index("outbox_words", text(f"to_tsvector('simple', {WORDS})"), postgresql_using="gin", postgresql_where=text("kind = 'station'")),
+    Index(
+        "outbox_words",
+        text(f"to_tsvector('simple', {WORDS})"),
+        postgresql_using="gin",
+        postgresql_where=text("kind = 'station'"),
+        postgresql_with={"gin_pending_list_limit": 256},  # kB: whoever fills it has to empty it
+    ),
     comment="What each EMP should have and what it has: one row for each EMP and entity, no history.",
 )
 

@@ -61,7 +61,7 @@ class Zygote:
     def run(self, directory: Path, environment: Mapping[str, str], arguments: list[str]) -> tuple[int, str]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"directory": str(directory), "environment": environment, "arguments": arguments}
+        order = {"directory": str(directory), "environment": environment, "arguments": arguments, "unprivileged": False}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())

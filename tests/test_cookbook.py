@@ -280,7 +280,7 @@ def test_14_which_stations_burst(situation: Situation) -> None:
     messages: dict[str, int] = {}
     requests: dict[str, int] = {}
     for row in situation.asked(14).rows:
-        messages[row["station_id"]] = messages.get(row["station_id"], 0) + row["messages"]
+        messages[row["station_id"]] = max(messages.get(row["station_id"], 0), row["messages"])  # of a minute
         requests[row["station_id"]] = requests.get(row["station_id"], 0) + row["requests"]
     assert max(messages, key=messages.__getitem__) == "S3"
     assert messages["S3"] >= 8

@@ -198,10 +198,16 @@ USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 CONNECTIONS = re.compile(r"cdc-pusher (capture|listen|lane .*)$")
 
 
+EAGER = ("--install-completion", "--show-completion")  # are done while they are read; tests/test_completion.py does them
+
+
 def understands(arguments: list[str]) -> None:
     """Have the command line read a command, without executing it."""
     command: Any = typer.main.get_command(app)
     context = None
+    arguments = [one for one in arguments if one not in EAGER]
+    if not arguments:
+        return
     while hasattr(command, "resolve_command"):
         context = command.make_context("cdc-pusher", list(arguments), parent=context)
         _, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])

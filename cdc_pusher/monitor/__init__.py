@@ -33,6 +33,7 @@ class Monitor:
         self._application = Starlette(
             routes=[*probes.routes(), *pages.routes(Eyes(me, settings, gauges, probes))], exception_handlers=pages.EXCEPTION_HANDLERS
         )
+        self._application.router.redirect_slashes = False  # to an address that is made of what was asked
 
     async def run(self, part: Part) -> None:
         """Serve until asked to end."""

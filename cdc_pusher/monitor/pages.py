@@ -3,6 +3,7 @@
 Whatever the tables hold is text: templates escape it, and what moves a cursor or hides is shown as an escape (`plain`).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,9 +22,9 @@ from starlette.routing import Route
 
 from cdc_pusher import __version__
 from cdc_pusher.database import one_line
-from cdc_pusher.errors import DatabaseUnavailable, MappingError
+from cdc_pusher.errors import CdcPusherError, DatabaseUnavailable
 from cdc_pusher.monitor import plot
-from cdc_pusher.monitor.looking import Eyes
+from cdc_pusher.monitor.looking import LOOK_S, Eyes
 from cdc_pusher.monitor.station import NotFound
 from cdc_pusher.monitor.views import VIEWS, BadRequest, View, openapi
 from cdc_pusher.plain import plain
@@ -49,13 +50,18 @@ def routes(eyes: Eyes) -> list[Route]:
 async def _read(eyes: Eyes, view: View, request: Request) -> Any:
     """What the view says. Raises HTTPException."""
     try:
-        return await view.read(eyes, {**request.query_params, **request.path_params})
+        async with asyncio.timeout(LOOK_S):
+            return await view.read(eyes, {**request.query_params, **request.path_params})
     except NotFound as error:
         raise HTTPException(404, str(error)) from None
     except BadRequest as error:
         raise HTTPException(400, str(error)) from None
-    except (DatabaseUnavailable, MappingError) as error:
+    except DatabaseUnavailable:
+        raise HTTPException(503, "the database cannot be reached: the daemon's log says why") from None
+    except CdcPusherError as error:
         raise HTTPException(503, str(error)) from None
+    except TimeoutError:
+        raise HTTPException(503, "looking takes too long: the database is busy, or others look, too") from None
     except psycopg.Error as error:
         raise HTTPException(503, f"the database said: {one_line(error)}") from None
 
@@ -127,10 +133,14 @@ def moment(value: datetime) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def address(path: str, **parameters: Any) -> str:
-    """An address of ours, with the parameters that have a value."""
+def address(*parts: str, **parameters: Any) -> str:
+    """An address of ours: the parts of its path, whatever they hold, and the parameters that have a value.
+
+    >>> address("stations", "a/../b?"), address("problems", emp="x&y", state=None)
+    ('/stations/a%2F..%2Fb%3F', '/problems?emp=x%26y')
+    """
     given = {name: value for name, value in parameters.items() if value}
-    return quote(path) + (f"?{urlencode(given)}" if given else "")
+    return "".join(f"/{quote(part, safe='')}" for part in parts) + (f"?{urlencode(given)}" if given else "")
 
 
 def _as_text(value: Any) -> Any:

@@ -18,9 +18,13 @@ STATES: tuple[State, ...] = ("rejected", "held", "failing", "pending", "delivere
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """`stations`: id, longitude, latitude (degrees); the next page comes `after` this id, None: that was the last one."""
+    """`stations`: id, longitude, latitude (degrees); `placeless`: how many have none, because they were never ready to be sent.
+
+    The next page comes `after` this id; None: that was the last one.
+    """
 
     stations: Sequence[tuple[str, float, float]]
+    placeless: int
     after: str | None
 
 
@@ -36,12 +40,9 @@ async def look(eyes: Eyes, emp: str, after: str = "", limit: Annotated[int, Fiel
     """The next stations of an EMP in the order of their ids; those without a place, or deleted, are left out."""
     async with eyes.connection() as conn:
         found = await rows(conn, sql.places, emp=emp, after=after, limit=limit)
-    stations = [
-        (row["key"], row["longitude"], row["latitude"])
-        for row in found
-        if row["longitude"] is not None and row["latitude"] is not None and not row["deleted"]
-    ]
-    return Places(stations=stations, after=found[-1]["key"] if len(found) == limit else None)
+    there = [row for row in found if not row["deleted"]]
+    stations = [(row["key"], row["longitude"], row["latitude"]) for row in there if None not in (row["longitude"], row["latitude"])]
+    return Places(stations=stations, placeless=len(there) - len(stations), after=found[-1]["key"] if len(found) == limit else None)
 
 
 async def behind(eyes: Eyes, emp: str) -> Behind:

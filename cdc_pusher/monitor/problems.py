@@ -1,7 +1,5 @@
 """What is held or rejected, with its reason in words, one by one and by reason."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,11 +7,9 @@ from typing import Literal
 
 from cdc_pusher.monitor.looking import Eyes, rows, sql
 
-MOST = 10_000  # messages that are looked at
+MOST = 10_000  # messages of one EMP that are counted
 PAGE = 200  # messages that are shown
 GROUPS = 50
-
-_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|[A-Z]{2}\*[A-Z0-9*]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problems:
-    """`found` were found, or more (`are_more`: beyond `MOST`); the first `PAGE` of them are shown."""
+    """`found` were found, or more (`are_more`: of an EMP that has more than `MOST`); the first `PAGE` of them are shown."""
 
     found: int
     are_more: bool
@@ -61,30 +57,14 @@ async def look(
     text: str | None = None,
 ) -> Problems:
     """What is held or rejected: for an EMP, in a state, of a kind, with a text in its reason or its key."""
+    wanted: dict[str, object] = {"emps": eyes.emps(emp), "state": state, "kind": kind, "text": text or ""}
     async with eyes.connection() as conn:
-        found = await rows(conn, sql.problems, emps=eyes.emps(emp), state=state, kind=kind, limit=MOST + 1)
-    wanted = (text or "").casefold()
-    problems = [Problem(**row) for row in found[:MOST] if wanted in f"{row['reason']} {row['key']} {row['station_id']}".casefold()]
-    return Problems(found=len(problems), are_more=len(found) > MOST, groups=_groups(problems), problems=problems[:PAGE])
-
-
-def _groups(problems: Sequence[Problem]) -> list[Group]:
-    counts: Counter[tuple[str, Literal["held", "rejected"], str]] = Counter()
-    examples: dict[object, str] = {}
-    for one in problems:
-        group = one.emp, one.state, without_values(one.reason)
-        counts[group] += 1
-        examples.setdefault(group, one.reason)
-    return [
-        Group(emp=emp, state=state, reason=reason, messages=count, example=examples[emp, state, reason])
-        for (emp, state, reason), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:GROUPS]
-    ]
-
-
-def without_values(reason: str) -> str:
-    """What is alike in reasons that name a value each.
-
-    >>> without_values("country: 'X' is no assigned ISO 3166-1 code"), without_values("DE*8PS*E1 is at station 7")
-    ('country: … is no assigned ISO 3166-1 code', '… is at station 7')
-    """
-    return _VALUES.sub("…", reason)
+        groups = await rows(conn, sql.problem_groups, **wanted, most=MOST, groups=GROUPS)
+        problems = await rows(conn, sql.problems, **wanted, limit=PAGE)
+    found, are_more = (groups[0]["found"], groups[0]["are_more"]) if groups else (0, False)
+    return Problems(
+        found=found,
+        are_more=are_more,
+        groups=[Group(**{name: row[name] for name in ("emp", "state", "reason", "messages", "example")}) for row in groups],
+        problems=[Problem(**row) for row in problems],
+    )

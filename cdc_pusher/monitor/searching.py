@@ -1,11 +1,11 @@
 """Finds stations by their id, their name or place, or the id of an EVSE."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cdc_pusher.monitor.looking import Eyes, rows, sql
+from cdc_pusher.names import PUNCTUATION
 
 MOST = 50
 AHEAD = 200  # keys from where the text would stand: upper and lower case stand together, or do not
@@ -37,13 +37,11 @@ async def look(eyes: Eyes, text: str = "") -> Found:
     if not text:
         return Found(text="", hits=[], are_more=False)
     async with eyes.connection() as conn:
-        found = [
-            row
-            for spelled in dict.fromkeys((text, text.upper()))
-            for row in await rows(conn, sql.by_key, emps=eyes.emps(None), text=spelled, limit=AHEAD)
-        ]
+        emps = eyes.emps(None)
+        spelled = dict.fromkeys((text, text.upper(), text.lower()))
+        found = [row for one in spelled for row in await rows(conn, sql.by_key, emps=emps, text=one, limit=AHEAD)]
         if words := query_of(text):
-            found += await rows(conn, sql.by_words, words=words, limit=AHEAD)
+            found += await rows(conn, sql.by_words, emps=emps, words=words, limit=MOST + 1)
     hits: dict[tuple[str, str], dict[str, str]] = {}
     about = {}
     for row in found:
@@ -59,7 +57,8 @@ async def look(eyes: Eyes, text: str = "") -> Found:
 def query_of(text: str) -> str:
     """The words of a text as a query of Postgres: all of them, each by how it begins.
 
-    >>> query_of("Haupt str. & 'x"), query_of("*")
-    ('Haupt:* & str:* & x:*', '')
+    >>> print(query_of("St.Gallen A7/E45"), query_of("d'Or *"), sep="; ")
+    'St':* & 'Gallen':* & 'A7':* & 'E45':*; 'd''Or':*
     """
-    return " & ".join(f"{word}:*" for word in re.findall(r"\w+", text.replace("_", " ")))
+    words = text.translate(dict.fromkeys(map(ord, PUNCTUATION), " ")).split()
+    return " & ".join("'{}':*".format(word.replace("\\", "\\\\").replace("'", "''")) for word in words)

@@ -1,13 +1,15 @@
 """Serves an ASGI application to people and machines beside us, on uvicorn, inside the daemon's own event loop.
 
-Nothing can be changed here, and nobody who connects can hold up the daemon: a connection carries one request and lasts `CONNECTION_S`, and
-there are at most `MOST_CONNECTIONS`. On an address of this machine alone, requests for any other name are refused: a page of somebody else
-in a browser here would reach us by a name that it has led to this address (DNS rebinding).
+Nothing can be changed here, and nobody who connects can hold up the daemon: a connection carries one request and lasts `CONNECTION_S`,
+there are at most `MOST_CONNECTIONS`, and what is done for one ends when whoever asked has gone. On an address of this machine alone,
+requests for any other name are refused: a page of somebody else in a browser here would reach us by a name that it has led to this address
+(DNS rebinding).
 """
 
 import asyncio
 import logging
 import re
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,24 +51,24 @@ class Server:
         host, _, port = address.rpartition(":")
         guarded = _Guard(application, by_address_only=_LOOPBACK.fullmatch(host) is not None)
         self._host, self._port = host, int(port)
-        self._config = Config(
-            guarded, log_config=None, access_log=False, ws="none", lifespan="off", h11_max_incomplete_event_size=LONGEST_HEAD
-        )
+        unused: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "lifespan": "off", "proxy_headers": False}
+        self._config = Config(guarded, h11_max_incomplete_event_size=LONGEST_HEAD, **unused)
         self._config.load()
         self._state = ServerState()
 
     @asynccontextmanager
-    async def listening(self) -> Any:
+    async def listening(self) -> AsyncIterator[str]:
         """Yields the address with the port that it got."""
         listener = await asyncio.get_running_loop().create_server(self._accept, self._host.strip("[]"), self._port)
         try:
             yield f"{self._host}:{listener.sockets[0].getsockname()[1]}"
         finally:
             listener.close()
-            if tasks := list(self._state.tasks):
-                await asyncio.wait(tasks, timeout=STOP_S)
+            if self._state.tasks:
+                await asyncio.wait(self._state.tasks, timeout=STOP_S)
             for connection in list(self._state.connections):
                 connection.transport.abort()
+            await asyncio.gather(*self._state.tasks, return_exceptions=True)
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._state.connections) >= MOST_CONNECTIONS:
@@ -111,4 +113,24 @@ class _Guard:
         answer: ASGIApp = self._application
         if self._by_address_only and not _NO_NAME.fullmatch(dict(scope["headers"]).get(b"host", b"")):
             answer = PlainTextResponse("ask for an address, or for localhost\n", status_code=421)
-        await answer(scope, receive, finish)
+        await _while_asked(receive, answer(scope, receive, finish))
+
+
+async def _while_asked(receive: Receive, answering: Awaitable[None]) -> None:
+    """Answer, but no longer than there is somebody to hear it."""
+    answer = asyncio.ensure_future(answering)
+    leaves = asyncio.create_task(_leaves(receive), name="leaves")
+    try:
+        await asyncio.wait((answer, leaves), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            answer.result()
+    finally:
+        for task in (answer, leaves):
+            task.cancel()
+        await asyncio.gather(answer, leaves, return_exceptions=True)
+
+
+async def _leaves(receive: Receive) -> None:
+    """Whoever asked has gone; what they have sent meanwhile is nothing to us."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,14 +1,18 @@
 """One station: what the database says beside what each EMP was told, field by field, its EVSEs, and the requests there were."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from cdc_pusher import capture, oioi, plan
-from cdc_pusher.errors import CdcPusherError
+import psycopg
+
+from cdc_pusher import capture, oioi, plan, report
+from cdc_pusher.database import one_line
+from cdc_pusher.errors import CdcPusherError, DatabaseUnavailable
 from cdc_pusher.model import Held, Payload, Station
-from cdc_pusher.monitor.looking import Eyes, Row, rows, sql
+from cdc_pusher.monitor.looking import OF_THE_CPO, Eyes, Row, rows, sql
 from cdc_pusher.source import Source
 
 ATTEMPTS = 100
@@ -40,7 +44,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtEmp:
-    """The station for one EMP. `wrong`: why the database's station cannot be sent, or that there is none."""
+    """The station for one EMP. `wrong`: why what the database has cannot be sent as a message; then `fields` are what was told alone."""
 
     emp: str
     name: str | None
@@ -74,12 +78,29 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationView:
-    """A station by its id, for each EMP; the newest `ATTEMPTS` requests. `mapping_fails`: why the database could not be read."""
+    """A station for each EMP; the newest `ATTEMPTS` requests. `columns`: by name, what the mapping says of it now, before it is a message.
+
+    `unread`: why the database could not be read; then nothing is compared.
+    """
 
     station_id: str
-    mapping_fails: str | None
+    unread: str | None
+    columns: Sequence[tuple[str, str]]
     emps: Sequence[AtEmp]
     attempts: Sequence[Attempt]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the database says of a station now (None: nothing), and of its CPO by EMP what it was told; `unread`: it could not be read."""
+
+    found: Station | Held | None = None
+    told: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    unread: str | None = None
+
+    @property
+    def station(self) -> Station | None:
+        return self.found if isinstance(self.found, Station) else None
 
 
 class NotFound(CdcPusherError):
@@ -90,92 +111,124 @@ async def look(eyes: Eyes, station_id: str) -> StationView:
     """One station, by its id or that of one of its EVSEs. Raises `NotFound`."""
     async with eyes.connection() as conn:
         found = await rows(conn, sql.rows, station_id=station_id)
-        if not found:
-            raise NotFound(f"no EMP has, or is to have, a station '{station_id}'")
-        keys = sorted({row["key"] for row in found})
+        if not found and (of := await rows(conn, sql.station_of, emps=eyes.emps(None), evse=station_id)):
+            station_id = of[0]["station_id"]
+            found = await rows(conn, sql.rows, station_id=station_id)
+    reading = await _read(eyes, station_id)
+    if not found and reading.found is None:
+        raise NotFound(f"neither the database nor any EMP has a station '{station_id}', as far as we know")
+    keys = sorted({station_id, *(row["key"] for row in found)})
+    async with eyes.connection() as conn:
         attempts = [Attempt(**row) for row in await rows(conn, sql.attempts, keys=keys, limit=ATTEMPTS)]
-    reading, mapping_fails = None, None
+    columns = report.as_told({station_id: reading.found} if reading.found else {}, [station_id])[station_id] if not reading.unread else {}
+    emps = sorted({row["emp"] for row in found} | (set(eyes.emps(None)) if reading.found else set()))
+    return StationView(
+        station_id=station_id,
+        unread=reading.unread,
+        columns=[(name, plain_text(value)) for name, value in columns.items()] if isinstance(columns, dict) else [],
+        emps=[_at_emp(eyes, emp, [row for row in found if row["emp"] == emp], reading) for emp in emps],
+        attempts=attempts,
+    )
+
+
+async def _read(eyes: Eyes, station_id: str) -> Reading:
+    """The station as the mapping says it is now."""
     try:
-        async with eyes.connection() as conn:
+        async with eyes.connection(OF_THE_CPO) as conn:
             source = await Source.open(conn, eyes.settings.source, eyes.settings.only, strict=False)
-            reading = (await source.read([station_id])).get(station_id)
-        async with eyes.connection() as conn:
-            cpo = str(reading.cpo) if isinstance(reading, Station) else None
-            told = {(row["emp"], row["cpo"]): row["told"] for row in await rows(conn, sql.cpos, cpo=cpo)}
-    except CdcPusherError as error:
-        mapping_fails, told = str(error), {}
-    emps = []
-    for emp in sorted({row["emp"] for row in found}):
-        own = [row for row in found if row["emp"] == emp]
-        now = None if mapping_fails else _now(eyes, emp, reading, {c: one for (e, c), one in told.items() if e == emp})
-        emps.append(_at_emp(emp, own, now, reading if isinstance(reading, Station) else None, unread=mapping_fails is not None))
-    return StationView(station_id=station_id, mapping_fails=mapping_fails, emps=emps, attempts=attempts)
+            found = (await source.read([station_id])).get(station_id)
+        told: dict[str, dict[str, str | None]] = defaultdict(dict)
+        if isinstance(found, Station):
+            async with eyes.connection() as conn:
+                for row in await rows(conn, sql.cpos, cpo=str(found.cpo)):
+                    told[row["emp"]][row["cpo"]] = row["told"]
+    except DatabaseUnavailable:
+        raise
+    except (CdcPusherError, psycopg.Error) as error:
+        return Reading(unread=one_line(error))
+    return Reading(found=found, told=told)
 
 
-def _now(eyes: Eyes, emp: str, reading: Station | Held | None, told: Mapping[str, str | None]) -> Payload | Held:
+def _now(eyes: Eyes, emp: str, reading: Reading) -> Payload | Held:
     """The station as it would be sent to the EMP now."""
     receiver = capture.receivers(eyes.settings).get(emp)
+    found = reading.found
     if receiver is None:
         return Held(reason="the configuration does not have this EMP")
-    if isinstance(reading, Held):
-        return reading
-    if reading is None:
+    if found is None:
         return Held(reason="the database does not have it: the mapping does not return it")
-    if emp in reading.unclear_for:
-        return Held(reason=f"only: {reading.unclear_for[emp]}")
-    if emp in reading.not_for:
+    if isinstance(found, Held):
+        return found
+    if emp in found.unclear_for:
+        return Held(reason=f"only: {found.unclear_for[emp]}")
+    if emp in found.not_for:
         return Held(reason="not for this EMP: it does not meet the condition `only`")
-    return plan.encoded(reading, receiver, told)
+    return plan.encoded(found, receiver, reading.told.get(emp, {}))
 
 
-def _at_emp(emp: str, own: Sequence[Row], now: Payload | Held | None, reading: Station | None, *, unread: bool) -> AtEmp:
-    row = next((one for one in own if one["kind"] == "station"), None)
-    acknowledged = row["acknowledged"] if row else None
-    deleted = acknowledged is not None and oioi.is_deleted(acknowledged)
-    payload = now if not isinstance(now, Held) and now is not None else None
-    if payload is not None and acknowledged is not None:
-        payload = oioi.with_id(payload, acknowledged["id"])  # its id at the EMP, which may be a successor
-    known = row or {"state": "unknown", "reason": None, "changed_at": None, "delivered_at": None, "doubtful": None, "payload": None}
-    statuses = oioi.encode_statuses(reading) if reading is not None else {}
+_NO_ROW: Row = dict.fromkeys(("reason", "changed_at", "delivered_at", "doubtful", "payload", "acknowledged", "last_error")) | {
+    "state": "not captured yet"
+}
+
+
+def _at_emp(eyes: Eyes, emp: str, own: Sequence[Row], reading: Reading) -> AtEmp:
+    row = next((one for one in own if one["kind"] == "station"), _NO_ROW)
+    told = row["acknowledged"]
+    now = None if reading.unread else _now(eyes, emp, reading)
+    payload = None if isinstance(now, Held) else now
+    if payload is not None and told is not None:
+        payload = oioi.with_id(payload, told["id"])  # its id at the EMP, which may be a successor
     return AtEmp(
         emp=emp,
-        name=(payload or acknowledged or known["payload"] or {}).get("name"),
-        state=known["state"],
-        reason=known["reason"],
-        since=known["changed_at"],
-        delivered_at=known["delivered_at"],
-        uncertain=known["doubtful"] is not None,
-        deleted=deleted,
-        wrong=now.reason if isinstance(now, Held) else None,
-        fields=list(compared(payload, acknowledged)),
-        statuses=[_status(one, statuses.get(one["key"]), unread=unread) for one in own if one["kind"] == "status"],
-    )
-
-
-def _status(row: Row, now: Payload | Held | None, *, unread: bool) -> Status:
-    database = now.reason if isinstance(now, Held) else now["status"] if now is not None else None
-    told = row["acknowledged"]["status"] if row["acknowledged"] else None
-    return Status(
-        evse_id=row["key"],
-        database=database,
-        told=told,
-        differs=not unread and database != told,
+        name=(payload or told or row["payload"] or {}).get("name"),
         state=row["state"],
-        reason=row["reason"] or row["last_error"],
+        reason=row["reason"],
         since=row["changed_at"],
         delivered_at=row["delivered_at"],
+        uncertain=row["doubtful"] is not None,
+        deleted=told is not None and oioi.is_deleted(told),
+        wrong=now.reason if isinstance(now, Held) else None,
+        fields=list(compared(payload, told)),
+        statuses=list(_statuses(own, reading)),
     )
+
+
+def _statuses(own: Sequence[Row], reading: Reading) -> Iterator[Status]:
+    """Of every EVSE that the database lists or the EMP was to be told of."""
+    now = oioi.encode_statuses(reading.station) if reading.station is not None else {}
+    known = {row["key"]: row for row in own if row["kind"] == "status"}
+    for evse_id in sorted({*now, *known}):
+        row, found = known.get(evse_id, _NO_ROW), now.get(evse_id)
+        database = found.reason if isinstance(found, Held) else found["status"] if found is not None else None
+        told = row["acknowledged"]["status"] if row["acknowledged"] else None
+        yield Status(
+            evse_id=evse_id,
+            database=database,
+            told=told,
+            differs=not reading.unread and database != told,
+            state=row["state"],
+            reason=row["reason"] or row["last_error"],
+            since=row["changed_at"],
+            delivered_at=row["delivered_at"],
+        )
 
 
 def compared(database: Payload | None, told: Payload | None) -> Iterator[Field]:
-    """Two station messages, field by field, in the order of the message.
+    """Two station messages, field by field, in the order of the message; where there is one alone, nothing differs.
 
     >>> [(f.name, f.database, f.told, f.differs) for f in compared({"a": 1, "b": {"c": True}}, {"a": 1, "b": {"c": False}, "d": "x"})]
     [('a', '1', '1', False), ('b.c', 'true', 'false', True), ('d', None, 'x', True)]
     """
     ours, theirs = dict(_flat(database or {})), dict(_flat(told or {}))
+    both = database is not None and told is not None
     for name in dict.fromkeys([*ours, *theirs]):
-        yield Field(name=name, database=ours.get(name), told=theirs.get(name), differs=ours.get(name) != theirs.get(name))
+        differs = both and ours.get(name) != theirs.get(name)
+        yield Field(name=name, database=ours.get(name), told=theirs.get(name), differs=differs)
+
+
+def plain_text(value: Any) -> str:
+    """A value that may be a list."""
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -191,6 +244,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         case bool():
             yield name, str(value).lower()
         case float():
-            yield name, f"{value:g}" if value.is_integer() else repr(value)
+            yield name, str(int(value)) if value.is_integer() else repr(value)
         case _:
             yield name, str(value)

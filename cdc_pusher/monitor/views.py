@@ -55,8 +55,8 @@ class View:
 
 
 def _value(name: str, text: str, parameter: inspect.Parameter) -> Any:
-    if "\0" in text or not text.isprintable():
-        raise BadRequest(f"{name}: has characters that cannot be printed")
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        raise BadRequest(f"{name}: has characters that no database holds")
     try:
         return TypeAdapter(parameter.annotation).validate_strings(text)
     except ValidationError as error:

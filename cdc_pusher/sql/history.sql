@@ -1,10 +1,5 @@
 -- name: write
--- The minutes as they are now, of the daemon that counts them; and those that nobody asks for any more go.
-WITH old AS (
-    DELETE FROM cdc_pusher.minute
-    WHERE emp IN (SELECT emp FROM jsonb_to_recordset(%(minutes)s) AS r (emp text))
-      AND minute < now() - make_interval(days => %(kept_days)s)
-)
+-- The minutes as they are now, of the daemon that counts them.
 INSERT INTO cdc_pusher.minute AS m (emp, minute, daemon, delivered, failed, lag_p50_s, lag_p99_s)
 SELECT emp, minute, daemon, delivered, failed, lag_p50_s, lag_p99_s
 FROM jsonb_to_recordset(%(minutes)s) AS r (
@@ -15,3 +10,8 @@ SET delivered = excluded.delivered,
     failed = excluded.failed,
     lag_p50_s = excluded.lag_p50_s,
     lag_p99_s = excluded.lag_p99_s
+
+-- name: forget
+-- Minutes that nobody asks for any more.
+DELETE FROM cdc_pusher.minute
+WHERE minute < now() - make_interval(days => %(kept_days)s)

@@ -26,7 +26,7 @@ ORDER BY e.name
 -- The minutes of the last hour in which something was sent, of all daemons.
 SELECT
     emp,
-    extract(epoch FROM date_trunc('minute', now()) - minute)::integer / 60 AS ago,
+    greatest(0, extract(epoch FROM date_trunc('minute', now()) - minute)::integer / 60) AS ago,
     sum(delivered)::bigint AS delivered,
     sum(failed)::bigint AS failed,
     max(lag_p50_s) AS lag_p50_s,
@@ -38,15 +38,60 @@ GROUP BY emp, minute
 ORDER BY emp, minute
 
 -- name: problems
--- What is held or rejected, in the order of its key; some more than are shown, so that it is known whether there are more.
-SELECT emp, kind, key, station_id, state, reason, attempts, changed_at AS since, last_http_status, last_result_code
-FROM cdc_pusher.outbox
-WHERE state IN ('held', 'rejected')
-  AND emp = ANY (%(emps)s)
-  AND (%(state)s::text IS NULL OR state = %(state)s)
-  AND (%(kind)s::text IS NULL OR kind = %(kind)s)
-ORDER BY emp, kind, key
+-- What is held or rejected, in the order of its key: of each EMP, that has a text in its reason or its ids.
+SELECT o.emp, o.kind, o.key, o.station_id, o.state, o.reason, o.attempts, o.changed_at AS since, o.last_http_status, o.last_result_code
+FROM unnest(%(emps)s::text[]) AS e (name)
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM cdc_pusher.outbox
+    WHERE emp = e.name
+      AND state IN ('held', 'rejected')
+      AND (%(state)s::text IS NULL OR state = %(state)s)
+      AND (%(kind)s::text IS NULL OR kind = %(kind)s)
+      AND strpos(lower(reason || ' ' || key || ' ' || station_id), lower(%(text)s)) > 0
+    ORDER BY kind, key
+    LIMIT %(limit)s
+) AS o
+ORDER BY o.emp, o.kind, o.key
 LIMIT %(limit)s
+
+-- name: problem_groups
+-- The same by reason without the values in it, the most frequent first, with how many there are in all: of each EMP as far as `most`.
+SELECT
+    emp,
+    state,
+    regexp_replace(reason, '''[^'']*''|"[^"]*"|[A-Z]{2}\*[A-Z0-9*]+', '…', 'g') AS reason,
+    count(*) AS messages,
+    min(reason) AS example,
+    (sum(count(*)) OVER ())::bigint AS found,
+    bool_or(bool_or(of_emp >= %(most)s)) OVER () AS are_more
+FROM (
+    SELECT o.*, count(*) OVER (PARTITION BY o.emp) AS of_emp
+    FROM unnest(%(emps)s::text[]) AS e (name)
+    CROSS JOIN LATERAL (
+        SELECT emp, state, left(reason, 300) AS reason
+        FROM cdc_pusher.outbox
+        WHERE emp = e.name
+          AND state IN ('held', 'rejected')
+          AND (%(state)s::text IS NULL OR state = %(state)s)
+          AND (%(kind)s::text IS NULL OR kind = %(kind)s)
+          AND strpos(lower(reason || ' ' || key || ' ' || station_id), lower(%(text)s)) > 0
+        ORDER BY kind, key
+        LIMIT %(most)s
+    ) AS o
+) AS found
+GROUP BY 1, 2, 3
+ORDER BY messages DESC, emp, state, 3
+LIMIT %(groups)s
+
+-- name: station_of
+-- The station of an EVSE, as far as anything is known of that.
+SELECT station_id
+FROM cdc_pusher.outbox
+WHERE emp = ANY (%(emps)s)
+  AND kind = 'status'
+  AND key = %(evse)s
+LIMIT 1
 
 -- name: rows
 -- All rows of a station.
@@ -145,10 +190,32 @@ CROSS JOIN LATERAL (
 WHERE starts_with(lower(found.key), lower(%(text)s))
 
 -- name: by_words
--- Stations whose name or place has these words, each of them or how it begins.
-SELECT emp, kind, key, station_id, state, payload ->> 'name' AS name
-FROM cdc_pusher.outbox
-WHERE kind = 'station'
-  AND to_tsvector('simple', coalesce(payload ->> 'name', '') || ' ' || coalesce(payload -> 'address' ->> 'street', '') || ' ' || coalesce(payload -> 'address' ->> 'city', ''))
-      @@ to_tsquery('simple', %(words)s)
-LIMIT %(limit)s
+-- Stations whose name or place has these words, each of them or how it begins. They are found first, then what each EMP has of them.
+SELECT o.emp, o.kind, o.key, o.station_id, o.state, o.payload ->> 'name' AS name
+FROM (
+    SELECT DISTINCT key
+    FROM (
+        SELECT key
+        FROM cdc_pusher.outbox
+        WHERE kind = 'station'
+          AND emp = ANY (%(emps)s)
+          AND to_tsvector(
+                  'simple',
+                  translate(
+                      coalesce(payload ->> 'name', '') || ' ' || coalesce(payload -> 'address' ->> 'street', '')
+                          || ' ' || coalesce(payload -> 'address' ->> 'city', ''),
+                      './-:@+&_*#~,;',
+                      '             '
+                  )
+              ) @@ to_tsquery('simple', %(words)s)
+        LIMIT %(limit)s * cardinality(%(emps)s::text[])
+    ) AS any_of_them
+    LIMIT %(limit)s
+) AS found
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM cdc_pusher.outbox
+    WHERE emp = ANY (%(emps)s)
+      AND kind = 'station'
+      AND key = found.key
+) AS o

@@ -24,4 +24,14 @@ COMMENT ON COLUMN cdc_pusher.emp.last_error IS 'What a request to the EMP last f
 COMMENT ON COLUMN cdc_pusher.emp.last_error_at IS 'When that was';
 
 -- Stations are looked for by any word of their name or place, and by how it begins.
-CREATE INDEX outbox_words ON cdc_pusher.outbox USING gin (to_tsvector('simple'::regconfig, ((((COALESCE((payload ->> 'name'::text), ''::text) || ' '::text) || COALESCE(((payload -> 'address'::text) ->> 'street'::text), ''::text)) || ' '::text) || COALESCE(((payload -> 'address'::text) ->> 'city'::text), ''::text)))) WHERE (kind = 'station'::text);
+CREATE INDEX outbox_words ON cdc_pusher.outbox USING gin (
+    to_tsvector(
+        'simple',
+        translate(
+            coalesce(payload ->> 'name', '') || ' ' || coalesce(payload -> 'address' ->> 'street', '')
+                || ' ' || coalesce(payload -> 'address' ->> 'city', ''),
+            './-:@+&_*#~,;',
+            '             '
+        )
+    )
+) WITH (gin_pending_list_limit = 256) WHERE kind = 'station';

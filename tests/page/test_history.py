@@ -30,7 +30,8 @@ def test_minute_grows_until_it_is_over_and_the_next_begins_at_nothing(emp: str) 
 
     def look(seconds: int) -> list[tuple[int, int, int]]:
         found = past.look(NOON + timedelta(seconds=seconds))
-        return [(one.minute.minute, one.delivered, one.failed) for one in found if one.emp == emp]
+        past.wrote(found)
+        return [(one.minute.minute, one.delivered, one.failed) for one in found.minutes if one.emp == emp]
 
     send(emp, 0.2)
     assert look(0) == [(0, 1, 0)]
@@ -52,12 +53,24 @@ def test_minute_grows_until_it_is_over_and_the_next_begins_at_nothing(emp: str) 
 def test_delay_is_that_of_the_minute(emp: str) -> None:
     past = History("d")
     send(emp, *[0.3] * 1000)
-    past.look(NOON)
-    past.look(NOON + timedelta(seconds=40))
+    past.wrote(past.look(NOON))
+    past.wrote(past.look(NOON + timedelta(seconds=40)))
     send(emp, *[7.0] * 10)
-    found = next(one for one in past.look(NOON + timedelta(seconds=60)) if one.emp == emp)
+    found = next(one for one in past.look(NOON + timedelta(seconds=60)).minutes if one.emp == emp)
     assert found.lag_p50_s is not None
     assert 5 < found.lag_p50_s < 10
+
+
+def test_what_could_not_be_written_is_written_the_next_time_and_a_clock_set_back_takes_nothing_away(emp: str) -> None:
+    past = History("d")
+    send(emp, *[0.2] * 100)
+    assert [one.delivered for one in past.look(NOON).minutes if one.emp == emp] == [100]
+    again = past.look(NOON + timedelta(seconds=10))
+    assert [one.delivered for one in again.minutes if one.emp == emp] == [100]
+    past.wrote(again)
+    send(emp, 0.2)
+    back = past.look(NOON - timedelta(minutes=2))
+    assert [(one.minute, one.delivered) for one in back.minutes if one.emp == emp] == [(NOON.replace(second=0), 101)]
 
 
 async def test_written_again_it_is_replaced_and_what_is_old_goes(watched_dsn: str, emp: str) -> None:
@@ -69,6 +82,7 @@ async def test_written_again_it_is_replaced_and_what_is_old_goes(watched_dsn: st
             age = f"now() - interval '{days} days'"
             await conn.execute(f"INSERT INTO cdc_pusher.minute VALUES ('{emp}', {age}, 'd', {days}, 0, NULL, NULL)".encode())
         await history.write(conn, [minute])
+        await history.forget(conn)
         await history.write(conn, [replace(minute, delivered=5)])
         found = await (await conn.execute("SELECT delivered FROM cdc_pusher.minute ORDER BY minute")).fetchall()
     assert [row["delivered"] for row in found] == [6, 5]

@@ -13,7 +13,7 @@ const emp = document.getElementById("emp").value;
 const stations = new Map(); // id → [x, y] in the unit square
 let states = new Map(); // id → state, of those that are behind
 let view = null; // centre and scale: pixels of the unit square
-let isComplete = false, mayBeMore = false;
+let isComplete = false, mayBeMore = false, placeless = 0;
 
 async function read(path, parameters) {
   const answer = await fetch(`${path}?${new URLSearchParams(parameters)}`);
@@ -29,18 +29,21 @@ function project(longitude, latitude) {
 
 async function readAll() {
   const seen = new Set();
+  let without = 0;
   for (let after = ""; after !== null;) {
     const page = await read("/api/map", after ? { emp, after } : { emp });
     for (const [id, longitude, latitude] of page.stations) {
       stations.set(id, project(longitude, latitude));
       seen.add(id);
     }
+    without += page.placeless;
     after = page.after;
     if (!view || !isComplete) showAll();
     draw();
   }
   for (const id of stations.keys()) if (!seen.has(id)) stations.delete(id);
   isComplete = true;
+  placeless = without;
   draw();
 }
 
@@ -108,7 +111,7 @@ function paint() {
     }
   }
   const told = ORDER.filter((state) => counts[state]).map((state) => `${counts[state].toLocaleString("en")} ${WORDS[state]}`);
-  legend.textContent = (told.join(", ") || "No station has a place.") + (isComplete ? "" : " … more are read") + (mayBeMore ? "; more are behind than are marked" : "");
+  legend.textContent = (told.join(", ") || "No station has a place.") + (isComplete ? "" : " … more are read") + (placeless ? `; ${placeless.toLocaleString("en")} without a place, which were never ready to be sent` : "") + (mayBeMore ? "; more are behind than are marked" : "");
   canvas.dataset.stations = stations.size;
   canvas.dataset.behind = states.size;
   canvas.dataset.complete = isComplete;

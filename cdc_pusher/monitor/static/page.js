@@ -11,9 +11,11 @@ async function look() {
     const found = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of document.querySelectorAll("[data-live]")) {
       const now = found.getElementById(part.id);
-      if (now && now.innerHTML !== part.innerHTML && !part.contains(document.activeElement) && !selecting(part)) {
+      if (now && now.innerHTML !== part.innerHTML && !selecting(part)) {
+        const held = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
         const scrolled = [...part.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
         part.innerHTML = now.innerHTML;
+        if (held) [...part.querySelectorAll("a")].find((one) => one.getAttribute("href") === held)?.focus({ preventScroll: true });
         part.querySelectorAll(".scroll").forEach((one, i) => { one.scrollLeft = scrolled[i] ?? 0; });
       }
     }
