@@ -17,7 +17,7 @@ from psycopg import sql
 
 from bench.emp import Emp
 from bench.large import REFERENCE_SCHEMA
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 from bench.usage import cpu_s
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -79,8 +79,7 @@ class Fleet:
             self.sql(REFERENCE_SCHEMA.read_text())
             self.fill(1, self.stations)
             sections = (EMP.format(name=name, url=json.dumps(url), concurrency=CONCURRENCY) for name, url in self._emps.items())
-            self.config.write_text(CONFIG.format(dsn=json.dumps(dsn)) + "".join(sections))
-            self.config.chmod(0o600)
+            configured(self.config, CONFIG.format(dsn=json.dumps(dsn)) + "".join(sections))
             self.command("migrate")
             self._stack = stack.pop_all()
         return self

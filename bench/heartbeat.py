@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -85,8 +85,7 @@ class _Bench:
             assert emp.stdout is not None
             found = re.search(r"http://\S+", emp.stdout.readline())
             assert found is not None
-            self.config.write_text(CONFIG.format(dsn=json.dumps(self.server.dsn()), url=json.dumps(found[0].rstrip("."))))
-            self.config.chmod(0o600)
+            configured(self.config, CONFIG.format(dsn=json.dumps(self.server.dsn()), url=json.dumps(found[0].rstrip("."))))
             with cdc_pusher("migrate", "--config", str(self.config), stdout=subprocess.DEVNULL) as migrating:
                 assert migrating.wait() == 0, "cdc-pusher migrate has failed"
             with cdc_pusher("run", "--config", str(self.config), stderr=subprocess.DEVNULL) as daemon:

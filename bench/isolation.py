@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from bench.large import REFERENCE_SCHEMA
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -78,8 +78,7 @@ def _latencies(conn: psycopg.Connection, dsn: str, directory: Path, emps: dict[s
     """Milliseconds from a change to its request to the good EMP, when all that was before it is sent."""
     config = directory / "config.toml"
     sections = (EMP.format(name=name, url=json.dumps(url)) for name, url in emps.items())
-    config.write_text(f"[database]\ndsn = {json.dumps(dsn)}\n{''.join(sections)}")
-    config.chmod(0o600)
+    configured(config, f"[database]\ndsn = {json.dumps(dsn)}\n{''.join(sections)}")
     with cdc_pusher("migrate", "--config", str(config), stdout=subprocess.DEVNULL) as migrating:
         assert migrating.wait() == 0, "cdc-pusher migrate has failed"
     with cdc_pusher("run", "--config", str(config), stderr=subprocess.DEVNULL):

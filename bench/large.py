@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -75,8 +75,7 @@ class _Bench:
         self.configure(interval=1e6)
 
     def configure(self, interval: float) -> None:
-        self.config.write_text(CONFIG.format(dsn=json.dumps(self.dsn), interval=interval))
-        self.config.chmod(0o600)
+        configured(self.config, CONFIG.format(dsn=json.dumps(self.dsn), interval=interval))
 
     def sql(self, statement: str) -> list[Any]:
         cursor = self._conn.execute(statement.encode())

@@ -31,7 +31,7 @@ import psycopg
 from bench.cpo import STORM
 from bench.isolation import EMP, TOGGLE
 from bench.large import REFERENCE_SCHEMA
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -187,7 +187,7 @@ def run() -> list[Result]:
             conn.execute(statement.encode())
         config = Path(directory) / "config.toml"
         emp = EMP.format(name="bench", url=json.dumps(stack.enter_context(_emp())))
-        config.write_text(f"[database]\ndsn = {json.dumps(server.dsn())}\n{emp}")
+        configured(config, f"[database]\ndsn = {json.dumps(server.dsn())}\n{emp}")
         with cdc_pusher("migrate", "--config", str(config), stdout=subprocess.DEVNULL) as migrating:
             assert migrating.wait() == 0, "cdc-pusher migrate has failed"
         with _daemon(conn, config):

@@ -16,7 +16,7 @@ import httpx
 import psycopg
 
 from bench.large import CONFIG, FILL, REFERENCE_SCHEMA, STATIONS
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
@@ -50,8 +50,7 @@ WORDS = ("Station 4711", "street 4999", "city 299", "s777", "DE*8PS*E4711*", "st
 def run() -> list[Result]:
     with EmbeddedPostgres(settings={"fsync": "off"}) as server, TemporaryDirectory() as directory:
         config = Path(directory) / "config.toml"
-        config.write_text(CONFIG.format(dsn=json.dumps(server.dsn()), interval=1e6) + '[monitoring]\nlisten = "127.0.0.1:0"\n')
-        config.chmod(0o600)
+        configured(config, CONFIG.format(dsn=json.dumps(server.dsn()), interval=1e6) + '[monitoring]\nlisten = "127.0.0.1:0"\n')
         with psycopg.connect(server.dsn(), autocommit=True) as conn:
             for statement in (REFERENCE_SCHEMA.read_text(), *FILL):
                 conn.execute(statement.encode())

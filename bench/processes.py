@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 STOP_S = 20.0
@@ -22,3 +23,10 @@ def cdc_pusher(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str
                     process.wait(STOP_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+def configured(path: Path, text: str) -> Path:
+    """Write a configuration, which holds the API key of an EMP: for its owner alone."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path

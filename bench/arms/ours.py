@@ -11,7 +11,7 @@ from bench.arms.arm import Arm
 from bench.cpo import Cpo
 from bench.emp import Emp
 from bench.fleet import CONCURRENCY, CONFIG, EMP, SETTLED, until
-from bench.processes import cdc_pusher
+from bench.processes import cdc_pusher, configured
 
 LOADED = "SELECT EXISTS (SELECT FROM cdc_pusher.emp WHERE full_load_completed_at IS NOT NULL)"
 
@@ -48,5 +48,5 @@ class Ours(Arm):
     def _configured(self, cpo: Cpo, url: str) -> Path:
         config = cpo.directory / f"{cpo.name}.toml"
         section = EMP.format(name="bench", url=json.dumps(url), concurrency=self.concurrency)
-        config.write_text(CONFIG.format(dsn=json.dumps(cpo.dsn)) + section)
+        configured(config, CONFIG.format(dsn=json.dumps(cpo.dsn)) + section)
         return config
