@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from cdc_pusher.model import Kind
 from cdc_pusher.monitor.looking import Eyes, rows, sql
 from cdc_pusher.names import PUNCTUATION
 
@@ -15,7 +15,7 @@ AHEAD = 200  # keys from where the text would stand: upper and lower case stand 
 class Hit:
     """A station or an EVSE, its station, and at which EMPs it is in which state."""
 
-    kind: Literal["station", "status"]
+    kind: Kind
     key: str
     station_id: str
     name: str | None
@@ -42,13 +42,13 @@ async def look(eyes: Eyes, text: str = "") -> Found:
         found = [row for one in spelled for row in await rows(conn, sql.by_key, emps=emps, text=one, limit=AHEAD)]
         if words := query_of(text):
             found += await rows(conn, sql.by_words, emps=emps, words=words, limit=MOST + 1)
-    hits: dict[tuple[str, str], dict[str, str]] = {}
+    hits: dict[tuple[Kind, str], dict[str, str]] = {}
     about = {}
     for row in found:
         hits.setdefault((row["kind"], row["key"]), {})[row["emp"]] = row["state"]
         about[row["kind"], row["key"]] = row["station_id"], row["name"]
     listed = [
-        Hit(kind=kind, key=key, station_id=about[kind, key][0], name=about[kind, key][1], states=sorted(states.items()))  # type: ignore[arg-type]
+        Hit(kind=kind, key=key, station_id=about[kind, key][0], name=about[kind, key][1], states=sorted(states.items()))
         for (kind, key), states in hits.items()
     ]
     return Found(text=text, hits=listed[:MOST], are_more=len(listed) > MOST)

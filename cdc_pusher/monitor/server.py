@@ -86,7 +86,7 @@ class _NoRoom(asyncio.Protocol):
 class _Connection(H11Protocol):
     """Ends after `CONNECTION_S`, whatever it has not sent or read by then."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs has it
         super().connection_made(transport)
         self.loop.call_later(CONNECTION_S, transport.abort)
 

@@ -63,7 +63,7 @@ BOUNDS: Mapping[str, Bound] = {
     "rows": Bound(per_hour=200.0, scatter=200.0),
     "log": Bound(per_hour=500.0, scatter=3_000.0),
     "undelivered": Bound(per_hour=500.0, scatter=3_000.0),
-    "oldest": Bound(per_hour=5.0, scatter=45.0),  # in a minute, nobody can tell a message that is stuck from one that has to wait
+    "oldest": Bound(per_hour=5.0, scatter=15.0),
 }
 
 
