@@ -279,12 +279,15 @@ def test_13_whether_capture_keeps_up(situation: Situation) -> None:
 def test_14_which_stations_burst(situation: Situation) -> None:
     messages: dict[str, int] = {}
     requests: dict[str, int] = {}
+    of_one_minute: dict[str, int] = {}  # what is sent again in the next minute is counted there, too
     for row in situation.asked(14).rows:
-        messages[row["station_id"]] = max(messages.get(row["station_id"], 0), row["messages"])  # of a minute
-        requests[row["station_id"]] = requests.get(row["station_id"], 0) + row["requests"]
+        station = row["station_id"]
+        messages[station] = messages.get(station, 0) + row["messages"]
+        requests[station] = requests.get(station, 0) + row["requests"]
+        of_one_minute[station] = max(of_one_minute.get(station, 0), row["messages"])
     assert max(messages, key=messages.__getitem__) == "S3"
     assert messages["S3"] >= 8
-    assert requests["S2"] > messages["S2"], "tried again"
+    assert requests["S2"] > of_one_minute["S2"], "tried again"
 
 
 def test_15_what_a_sweep_found(situation: Situation) -> None:

@@ -120,6 +120,21 @@ async def test_whole_way_by_keyboard(made: Scene) -> None:
         await expect(page.locator("main")).to_contain_text("Neverland")
 
 
+async def test_what_has_the_focus_keeps_it_while_all_around_it_changes(made: Scene) -> None:
+    station = made.fleet.stations[90].station_id
+    async with browsing(made.url) as page:
+        await page.goto("/problems")
+        link = page.get_by_role("link", name=made.held, exact=True).first
+        await link.focus()
+        await made.rigged.sql("UPDATE station SET country = 'Atlantis' WHERE id = %(id)s", id=station)
+        try:
+            await expect(page.locator("#problems")).to_contain_text("Atlantis", timeout=15_000)
+            await expect(link).to_be_focused()
+        finally:
+            await made.rigged.sql("UPDATE station SET country = 'DE' WHERE id = %(id)s", id=station)
+            await made.rigged.quiet()
+
+
 async def test_map_shows_all_stations_and_those_that_are_behind(made: Scene) -> None:
     async with browsing(made.url) as page:
         await page.goto("/map?emp=roamer")
