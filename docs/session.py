@@ -11,6 +11,7 @@ import io
 import os
 import pty
 import re
+import select
 import shlex
 import socket
 import struct
@@ -90,7 +91,7 @@ def ran(command: str, directory: Path, until: Callable[[str], bool] | None = Non
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # the other side has closed
-            while part := os.read(ours, 65536):
+            while select.select([ours], [], []) and (part := os.read(ours, 65536)):
                 shown += part
                 if until is not None and until(shown.decode(errors="ignore")):
                     process.terminate()

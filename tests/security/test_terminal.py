@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -98,7 +99,9 @@ def on_a_terminal(arguments: Sequence[str], config: Path) -> tuple[int, str]:
 
 
 def _parts(terminal: int) -> Iterator[bytes]:
+    """All that is written there, to its end: a read that waits may miss what is written just before the other end is closed."""
     while True:
+        select.select([terminal], [], [])
         try:
             part = os.read(terminal, 65536)
         except OSError:  # the other end is closed
