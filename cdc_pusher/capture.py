@@ -7,7 +7,7 @@ connection, so what fails in the operator's SQL rolls nothing of ours back but t
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 
@@ -189,8 +189,7 @@ def _occasions(changes: Iterable[Change], now: datetime) -> dict[str, Occasion]:
 
 def _merged(one: Occasion, other: Occasion) -> Occasion:
     strength = (None, "undelivered", "statuses", "everything")
-    return replace(
-        one,
+    return one._replace(
         changed_at=min(one.changed_at, other.changed_at),
         priority=min(one.priority, other.priority),
         resend=max(one.resend, other.resend, key=strength.index),

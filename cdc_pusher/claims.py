@@ -5,14 +5,14 @@ As in `outbox`: on a connection inside a transaction that the caller opened, whi
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from cdc_pusher import oioi
-from cdc_pusher.database import Connection, as_json
+from cdc_pusher.database import Connection, as_json, made
 from cdc_pusher.horizon import Horizon
 from cdc_pusher.model import Kind, Payload
 from cdc_pusher.outbox import is_newer
@@ -28,8 +28,7 @@ def due_from_the_start() -> Horizon[datetime]:
     return Horizon(dict.fromkeys((LIVE, LIVE + 1, WALK, WALK + 1, SWEEP, SWEEP + 1), _EVER))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(NamedTuple):
     """A message that this daemon, and nobody else, may send until its lease ends."""
 
     kind: Kind
@@ -57,8 +56,7 @@ class Claim:
         return {"kind": self.kind, "key": self.key, "sending_gen": self.sending_gen, "lease_until": self.lease_until}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """What became of a claim; `outcome` as in the table `attempt`, plus 'unsent'. Times: `delay_s` seconds, `duration_ms` milliseconds."""
 
     claim: Claim
@@ -81,7 +79,7 @@ class Result:
         return self.claim.identity | {name: getattr(self, name) for name in _RECORDED}
 
 
-_RECORDED = tuple(f.name for f in fields(Result) if f.name not in ("claim", "lag_s"))
+_RECORDED = tuple(name for name in Result._fields if name not in ("claim", "lag_s"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,14 +162,18 @@ async def claim(
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = due_from_the_start().ends
     values = {"emp": emp, "limit": limit, "lease_s": lease_s, "quiet_s": quiet_s, "not_yet": list(not_yet), **horizon.parameters}
-    rows = await (await conn.execute(_sql.claim, values)).fetchall()
+    claims = await made(await conn.execute(_sql.claim, values), _claim)
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
-    horizon.found([(row["priority"], row["due_at"]) for row in rows], up_to=now or _EVER, complete=len(rows) < limit)
-    claims = sorted((Claim(**{**row, "payload": orjson.loads(row["payload"])}) for row in rows), key=lambda c: (c.priority, c.changed_at))
+    horizon.found([(claim.priority, claim.due_at) for claim in claims], up_to=now or _EVER, complete=len(claims) < limit)
+    claims.sort(key=lambda c: (c.priority, c.changed_at))
     await expose(conn, emp, {c.key: c.payload for c in claims if c.kind == "station"})
     return claims
+
+
+def _claim(kind: Kind, key: str, station_id: str, payload: str, *others: Any) -> Claim:
+    return Claim(kind, key, station_id, orjson.loads(payload), *others)
 
 
 async def expose(conn: Connection, emp: str, stations: Mapping[str, Payload]) -> None:
@@ -206,7 +208,7 @@ async def record(conn: Connection, emp: str, results: Sequence[Result], *, quiet
     if answered:
         values = {"emp": emp, "answers": as_json([r.row for r in answered.values()]), "quiet_s": quiet_s, "daemon": daemon}
         for row in await (await conn.execute(_sql.record, values)).fetchall():
-            result = replace(answered[row["kind"], row["key"]], lag_s=row["lag_s"])
+            result = answered[row["kind"], row["key"]]._replace(lag_s=row["lag_s"])
             counted.append(result)
             if row["superseded"] or _changes_the_question(result):
                 look_again.add(row["station_id"])

@@ -9,18 +9,19 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow, args_row, dict_row
 from psycopg.types.json import Jsonb
 
 from cdc_pusher.errors import ConfigurationError, DatabaseUnavailable
 
+T = TypeVar("T")
 CONNECT_TIMEOUT_S = 5
 KEPT_ALIVE_S = 1.0
 # How values become text: station ids, made in the CPO's sessions by our triggers and in ours by the mapping, have to be spelled alike.
@@ -160,6 +161,12 @@ def connecting() -> Iterator[None]:
         said = re.sub("'.*@", "'…@", one_line(error))
         said = re.sub("failed to resolve host '.*?'", "failed to resolve the host in database.dsn", said)
         raise DatabaseUnavailable(f"cannot connect to the database: {said}") from None
+
+
+async def made(cursor: AsyncCursor[Any], make: Callable[..., T]) -> list[T]:
+    """All rows, each made of its columns in their order: for statements that return many, for which a dict for each is dear."""
+    cursor.row_factory = args_row(make)
+    return await cursor.fetchall()
 
 
 def as_json(rows: object) -> Jsonb:

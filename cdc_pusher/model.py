@@ -6,15 +6,14 @@ it cannot be sent. An `Answer` is what came back from an EMP, a `Verdict` what f
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["station", "status"]
 Payload = Mapping[str, Any]
 """The part of a message that depends on the CPO's data: an OIOI `station`, or `connector-id` and `status`. JSON types only."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connector:
+class Connector(NamedTuple):
     """One connector as the mapping returns it, after the value maps; nothing is checked yet."""
 
     evse_id: Any = None
@@ -63,7 +62,7 @@ class Station:
 
 
 STATION_COLUMNS = tuple(f.name for f in fields(Station) if f.name not in ("connectors", "not_for", "unclear_for"))
-CONNECTOR_COLUMNS = ("station_id", *(f.name for f in fields(Connector)))
+CONNECTOR_COLUMNS = ("station_id", *Connector._fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from math import isfinite
 from operator import itemgetter
 from typing import Any
 
+import orjson
+
 from cdc_pusher.model import Answer, Connector, Held, Kind, Payload, Station
 
 _TYPES = "Type1 Type2 Type3 Combo Chademo Schuko CeeBlue CeeRed CeePlus Cee2Poles 3PinSquare Tesla Scame Nema5 T13 T15 T23 Marechal TypeE"
@@ -46,7 +48,6 @@ _ANSI_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]")
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxlong = _repr.maxother = _MAX_VALUE
-_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def encode_station(station: Station, *, cpo_id: str | None, confirmed: bool = True) -> Payload | Held:
@@ -142,7 +143,7 @@ def body(kind: Kind, payload: Payload, *, partner_identifier: str) -> bytes:
     """Return the whole request body, compact JSON in UTF-8, of a payload that this module made. Source: OIOI v4, transport."""
     partner = {"partner-identifier": partner_identifier}
     content = {"station": payload, **partner} if kind == "station" else {**payload, **partner}
-    return _json.encode({_CALL[kind]: content}).encode()
+    return orjson.dumps({_CALL[kind]: content})
 
 
 def headers(api_key: str) -> dict[str, str]:
@@ -159,7 +160,7 @@ def decode(http_status: int, content: bytes, *, kind: Kind, retry_after: str | N
     """
     raw = content[: 4 * _MAX_MESSAGE].decode("utf-8", "replace")
     try:
-        answer = _object(json.loads(content))
+        answer = _object(_loaded(content))
     except (ValueError, RecursionError):  # no JSON, no UTF, an integer of thousands of digits; nested too deeply
         answer = {}
     error, result, older = answer.get("error"), _object(answer.get("result")), _object(answer.get(_CALL[kind]))
@@ -171,6 +172,13 @@ def decode(http_status: int, content: bytes, *, kind: Kind, retry_after: str | N
     message = next((text for text in said if isinstance(text, str) and text.strip()), raw if code is None else "")
     message = " ".join(_visible(message[: 4 * _MAX_MESSAGE]).split())[:_MAX_MESSAGE]
     return Answer(http_status=http_status, code=code, message=message, retry_after=retry_after)
+
+
+def _loaded(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except ValueError:  # which is stricter than many who write JSON: half a surrogate pair, NaN
+        return json.loads(content)
 
 
 def _object(value: Any) -> dict[str, Any]:

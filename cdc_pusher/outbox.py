@@ -7,15 +7,16 @@ decision rests on a row that somebody else is changing. `capture` is locked befo
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from cdc_pusher.database import Connection, as_json
+from cdc_pusher.database import Connection, as_json, made
 from cdc_pusher.errors import LeaseLost
 from cdc_pusher.horizon import Horizon
+from cdc_pusher.model import Kind, Payload
 from cdc_pusher.plan import Evse, Plan
 from cdc_pusher.reconcile import GONE, LIVE, NEVER, SWEEP, WALK, Entry, Resend
 from cdc_pusher.sql import queries
@@ -31,8 +32,7 @@ def changes_from_the_start(*priorities: int) -> Horizon[int]:
 _sql = queries("outbox")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """A row of the change log. `emp` None: for every EMP.
 
     `id` orders them by arrival. `station_id` None: the sub-select of `watch` says which stations `source_row` concerns; without a watch,
@@ -84,15 +84,15 @@ async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Ho
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = dict.fromkeys(horizon.ends, 0)
     values = {"emps": list(emps), "batch": batch, "few": few(batch), "ahead": AHEAD * batch, **horizon.parameters}
-    rows = await (await conn.execute(_sql.consume, values)).fetchall()
+    rows = await made(await conn.execute(_sql.consume, values), lambda more, *values: (more, Change._make(values)))
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
-    more = any([row.pop("more") for row in rows])
-    limit = batch if not rows or rows[0]["priority"] == LIVE else few(batch)
-    found = [(row["priority"], row["id"]) for row in rows if row["priority"] == rows[0]["priority"]][:limit]
+    more, changes = any(row[0] for row in rows), [row[1] for row in rows]
+    limit = batch if not changes or changes[0].priority == LIVE else few(batch)
+    found = [(change.priority, change.id) for change in changes if change.priority == changes[0].priority][:limit]
     horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < limit and not more)
-    return [Change(**row) for row in rows], more
+    return changes, more
 
 
 async def lock_emps(conn: Connection, emps: Iterable[str] | None) -> frozenset[str]:
@@ -126,17 +126,20 @@ async def standing(
         of_entries = await conn.execute(_sql.entries, values)
         of_cpos = await conn.execute(_sql.cpos, values)
     found = {row["name"]: Standing() for row in await locked.fetchall()}
-    for row in await of_evses.fetchall():
-        found[row.pop("emp")].evses.append(Evse(**row))
-    for row in await of_entries.fetchall():
-        payload, same = row["payload"], row.pop("same")
-        row["payload"] = payload = None if payload is None else orjson.loads(payload)
-        if same:
-            row["acknowledged"] = payload
-        found[row["emp"]].entries.append(Entry(**row))
+    for emp, evse in await made(of_evses, lambda emp, *values: (emp, Evse._make(values))):
+        found[emp].evses.append(evse)
+    for entry in await made(of_entries, _entry):
+        found[entry.emp].entries.append(entry)
     for row in await of_cpos.fetchall():
         found[row["emp"]].cpos[row["cpo"]] = row["told"]
     return found
+
+
+def _entry(
+    same: bool, emp: str, kind: Kind, key: str, station_id: str, payload: str | None, acknowledged: Payload | None, *others: Any
+) -> Entry:
+    content: Payload | None = None if payload is None else orjson.loads(payload)
+    return Entry(emp, kind, key, station_id, content, content if same else acknowledged, *others)
 
 
 async def write(conn: Connection, plans: Iterable[Plan]) -> None:
@@ -164,7 +167,7 @@ async def write(conn: Connection, plans: Iterable[Plan]) -> None:
         await conn.execute(_sql.note_cpos, {"emps": [c[0] for c in cpos], "cpos": [c[1] for c in cpos]})
 
 
-_WRITTEN = tuple(f.name for f in fields(Entry) if f.name not in ("acknowledged", "sending_gen", "doubtful"))
+_WRITTEN = tuple(name for name in Entry._fields if name not in ("acknowledged", "sending_gen", "doubtful"))
 
 
 def _row(entry: Entry) -> dict[str, Any]:

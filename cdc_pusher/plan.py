@@ -6,7 +6,7 @@ station, and an EVSE that the EMP has elsewhere must leave there first.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cdc_pusher import oioi, reconcile
@@ -132,6 +132,7 @@ class _Batch:
             if e.at_emp == "yes":
                 self.accepted[e.evse_id].add(e.station_id)
         self.leaving = {e.station_id for e in evses if e.leaving}
+        self.lists = {station_id: listed_evses(reading.get(station_id)) for station_id in occasions}
         self.statuses: dict[str, Mapping[str, Desired]] = {}
         self.outcomes: dict[str, Entry | None] = {}
 
@@ -151,16 +152,14 @@ class _Batch:
                 before[e.station_id].add(e.evse_id)
                 if e.station_id not in self.occasions:
                     self.listing[e.evse_id].add(e.station_id)
-        for station_id in self.occasions:
-            now = listed_evses(self.reading.get(station_id))
-            for evse_id in now - before[station_id]:
-                self.result.listed.append((evse_id, station_id))
-            for evse_id in before[station_id] - now:
-                self.result.unlisted.append((evse_id, station_id))
-            for evse_id in now ^ before[station_id]:
-                self.result.look_again |= self.listing[evse_id] - self.occasions.keys()
-        for station_id in self.occasions:
-            for evse_id in listed_evses(self.reading.get(station_id)):
+        for station_id, now in self.lists.items():
+            if now != (was := before[station_id]):
+                self.result.listed += [(evse_id, station_id) for evse_id in now - was]
+                self.result.unlisted += [(evse_id, station_id) for evse_id in was - now]
+                for evse_id in now ^ was:
+                    self.result.look_again |= self.listing[evse_id] - self.occasions.keys()
+        for station_id, now in self.lists.items():
+            for evse_id in now:
                 self.listing[evse_id].add(station_id)
 
     def _station(self, station_id: str, occasion: Occasion) -> None:
@@ -172,7 +171,7 @@ class _Batch:
             emp=self.receiver.name,
             key=station_id,
             connectors_changed=self.receiver.connectors_changed,
-            elsewhere={e for e in listed_evses(self.reading.get(station_id)) if self.holders[e] - {station_id}},
+            elsewhere={e for e in self.lists[station_id] if self.holders[e] - {station_id}},
         )
         self.result.note(row, decision, occasion, station_id)
         self.result.cpos |= listed_cpos(self.reading.get(station_id)) - self.cpos.keys()
@@ -192,7 +191,7 @@ class _Batch:
             return None  # it has given its last connector away: no message can say so but its deletion
         statuses = oioi.encode_statuses(found)
         self.statuses[station_id] = {evse_id: status for evse_id, status in statuses.items() if _storable(evse_id, EVSE_ID_LIMIT)}
-        shared = sorted(evse_id for evse_id in listed_evses(found) if len(self.listing[evse_id]) > 1)
+        shared = sorted(evse_id for evse_id in self.lists[station_id] if len(self.listing[evse_id]) > 1)
         if shared:
             return Held(reason="; ".join(self._shared(evse_id) for evse_id in shared[:5]))
         return encoded(found, self.receiver, self.cpos)
@@ -228,7 +227,7 @@ class _Batch:
             case _:
                 desired = Held(reason=self._shared(evse_id))
         if occasion.resend == "everything" and self._is_sent(owners):
-            occasion = replace(occasion, resend="undelivered")  # it follows when its station is accepted
+            occasion = occasion._replace(resend="undelivered")  # it follows when its station is accepted
         due = bool(self.accepted[evse_id] - self.leaving)
         station_id = owners[0] if owners else (row.station_id if row else "")
         decision = reconcile.status(row, desired, occasion, emp=self.receiver.name, key=evse_id, station_id=station_id, due=due)

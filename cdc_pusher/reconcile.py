@@ -10,10 +10,9 @@
 """
 
 from collections.abc import Set
-from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from cdc_pusher import oioi
 from cdc_pusher.model import Desired, Held, Kind, Payload
@@ -30,8 +29,7 @@ WAITS_FOR_STATION = "waits until the EMP has accepted its station"
 GONE = "no longer listed: forgotten when an earlier request can no longer be processed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One row of the outbox; the columns that reconciling reads or writes (see `schema.outbox`)."""
 
     emp: str
@@ -98,8 +96,7 @@ FORGET: Final = Forget.FORGET
 Decision = Entry | Forget | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Occasion:
+class Occasion(NamedTuple):
     """Why and when a station is looked at: the most urgent of the changes that named it."""
 
     now: datetime
@@ -150,7 +147,7 @@ def status(row: Entry | None, desired: Desired, occasion: Occasion, *, emp: str,
         row = Entry(emp=emp, kind="status", key=key, station_id=station_id)
     if desired is None:
         return _mark(row, desired, occasion) if row.in_flight else _forgotten(row)
-    moved = row if row.station_id == station_id else replace(row, station_id=station_id)
+    moved = row if row.station_id == station_id else row._replace(station_id=station_id)
     if row.in_flight:
         decision = _mark(moved, desired, occasion)
     else:
@@ -266,7 +263,7 @@ def _mark(row: Entry, desired: Desired, occasion: Occasion) -> Entry | None:
     if marked and (row.resend_gen > sending_gen or not forced):
         return None
     gen = row.desired_gen + (not marked)
-    return replace(row, desired_gen=gen, resend_gen=gen if forced else row.resend_gen, priority=min(row.priority, occasion.priority))
+    return row._replace(desired_gen=gen, resend_gen=gen if forced else row.resend_gen, priority=min(row.priority, occasion.priority))
 
 
 def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: bool, reason: str | None) -> Entry | None:
@@ -303,16 +300,15 @@ def _settle(row: Entry, desired: Payload | Held, occasion: Occasion, *, due: boo
     )
 
 
-def _undelivered(row: Entry, occasion: Occasion, **values: object) -> Entry:
+def _undelivered(row: Entry, occasion: Occasion, **values: Any) -> Entry:
     changed_at = row.changed_at or occasion.changed_at
-    return replace(row, desired_gen=row.desired_gen + 1, changed_at=changed_at, **values)  # type: ignore[arg-type]  # fields by name
+    return row._replace(desired_gen=row.desired_gen + 1, changed_at=changed_at, **values)
 
 
 def _delivered(row: Entry, payload: Payload) -> Entry:
     """The CPO's database has gone back to what the EMP has: there is nothing to send."""
     gen = row.desired_gen + 1
-    return replace(
-        row,
+    return row._replace(
         payload=payload,
         state="delivered",
         reason=None,

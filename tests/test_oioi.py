@@ -73,7 +73,7 @@ def held(**changes: Any) -> str:
 
 
 def one(**changes: Any) -> tuple[Connector]:
-    return (dataclasses.replace(CONNECTOR, **changes),)
+    return (CONNECTOR._replace(**changes),)
 
 
 # --- a station on the wire

@@ -105,8 +105,7 @@ class Outbox:
         assert row.state == "pending"
         assert row.payload is not None
         gen = row.desired_gen
-        self.rows[kind, key] = replace(
-            row,
+        self.rows[kind, key] = row._replace(
             state="delivered",
             acknowledged=row.payload,
             delivered_gen=gen,
@@ -126,8 +125,7 @@ class Outbox:
                 self.evses[evse_id, key] = (self.evses.get((evse_id, key), (False, "no"))[0], "yes")
                 status = self.rows.get(("status", evse_id))
                 if status is not None:
-                    self.rows["status", evse_id] = replace(
-                        status,
+                    self.rows["status", evse_id] = status._replace(
                         state="held" if status.state == "held" else "pending",
                         resend_gen=status.desired_gen + 1,
                         reason=status.reason if status.state == "held" else None,
@@ -196,7 +194,7 @@ def test_status_is_due_while_an_edit_of_its_accepted_station_is_on_its_way_or_he
 def test_several_connectors_of_one_evse_have_one_status() -> None:
     outbox = Outbox()
     one = a_station("s", E1, E1)
-    charging = replace(one.connectors[1], status="Occupied")
+    charging = one.connectors[1]._replace(status="Occupied")
     outbox.capture(replace(one, connectors=(one.connectors[0], charging)))
     assert outbox.status(E1).payload == {"connector-id": E1, "status": "Occupied"}
 
@@ -204,7 +202,7 @@ def test_several_connectors_of_one_evse_have_one_status() -> None:
 def test_unknown_status_is_held_and_holds_nothing_else() -> None:
     outbox = Outbox().settled(a_station("s", E1, E2))
     one = a_station("s", E1, E2)
-    outbox.capture(replace(one, connectors=(replace(one.connectors[0], status="Odd"), one.connectors[1])))
+    outbox.capture(replace(one, connectors=(one.connectors[0]._replace(status="Odd"), one.connectors[1])))
     assert outbox.states() == {"s": "delivered", E1: "held", E2: "delivered"}
     assert "'Odd'" in (outbox.status(E1).reason or "")
     outbox.capture(one)
@@ -390,7 +388,7 @@ def test_status_row_moves_with_its_evse() -> None:
 
 def test_station_named_by_the_full_load_and_live_goes_by_the_live_change() -> None:
     outbox = Outbox()
-    outbox.capture(a_station("s", E1), occasion=replace(LIVE, priority=10))
+    outbox.capture(a_station("s", E1), occasion=LIVE._replace(priority=10))
     assert (outbox.station("s").priority, outbox.status(E1).priority) == (11, 10)
     outbox.capture(a_station("s", E1, status="Occupied", name="New"))
     assert (outbox.station("s").priority, outbox.status(E1).priority) == (1, 0)
@@ -400,7 +398,7 @@ def test_connectors_without_an_evse_id_hold_their_station_only() -> None:
     for evse_id in (None, "", 7):
         outbox = Outbox()
         one = a_station("s", E1, E2)
-        outbox.capture(replace(one, connectors=(replace(one.connectors[0], evse_id=evse_id), one.connectors[1])))
+        outbox.capture(replace(one, connectors=(one.connectors[0]._replace(evse_id=evse_id), one.connectors[1])))
         assert outbox.states() == {"s": "held", E2: "pending"}
 
 

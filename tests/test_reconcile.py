@@ -1,6 +1,5 @@
 """What is decided about one outbox row: each rule by itself, and that no decision makes a row that cannot be."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,12 +30,12 @@ def delivered(what: Payload = A, **changes: Any) -> Entry:
     row = Entry(
         emp="e", kind="station", key="s", station_id="s", payload=what, acknowledged=what, desired_gen=3, delivered_gen=3, state="delivered"
     )
-    return replace(row, **changes)
+    return row._replace(**changes)
 
 
 def pending(what: Payload = B, **changes: Any) -> Entry:
     row = delivered(A, payload=what, desired_gen=4, state="pending", next_attempt_at=EARLIER, changed_at=EARLIER)
-    return replace(row, **changes)
+    return row._replace(**changes)
 
 
 def in_flight(what: Payload = B, **changes: Any) -> Entry:
@@ -106,14 +105,14 @@ def test_change_that_is_taken_back_is_sent_when_an_outcome_is_unknown() -> None:
 
 
 def test_change_that_is_taken_back_ends_a_rejection() -> None:
-    row = replace(pending(B), state="rejected", reason="no", next_attempt_at=None, attempts=3)
+    row = pending(B)._replace(state="rejected", reason="no", next_attempt_at=None, attempts=3)
     assert written(station(row, A)).state == "delivered"
 
 
 def test_rejected_message_is_tried_again_only_when_its_data_change_or_somebody_asks() -> None:
-    row = replace(pending(B), state="rejected", reason="no", next_attempt_at=None, attempts=3)
+    row = pending(B)._replace(state="rejected", reason="no", next_attempt_at=None, attempts=3)
     assert station(row, B) is None
-    for decision in (station(row, payload("C")), station(row, B, replace(LIVE, resend="undelivered"))):
+    for decision in (station(row, payload("C")), station(row, B, LIVE._replace(resend="undelivered"))):
         again = written(decision)
         assert (again.state, again.reason, again.attempts, again.next_attempt_at) == ("pending", None, 0, NOW)
 
@@ -128,7 +127,7 @@ def test_change_during_back_off_does_not_jump_it() -> None:
 
 
 def test_resync_ends_a_back_off() -> None:
-    row = written(station(pending(B, attempts=2, next_attempt_at=SOON), B, replace(LIVE, resend="undelivered")))
+    row = written(station(pending(B, attempts=2, next_attempt_at=SOON), B, LIVE._replace(resend="undelivered")))
     assert (row.attempts, row.next_attempt_at) == (0, NOW)
 
 
@@ -137,7 +136,7 @@ def test_resync_ends_a_back_off() -> None:
     [(None, False, False), ("undelivered", False, False), ("statuses", False, True), ("everything", True, True)],
 )
 def test_what_the_emp_has_is_sent_again_only_on_demand(resend: Resend, of_station: bool, of_status: bool) -> None:
-    occasion = replace(LIVE, resend=resend)
+    occasion = LIVE._replace(resend=resend)
     for decision, sent in ((station(delivered(A), A, occasion), of_station), (status(status_row(), AVAILABLE, occasion), of_status)):
         if sent:
             row = written(decision)
@@ -147,17 +146,17 @@ def test_what_the_emp_has_is_sent_again_only_on_demand(resend: Resend, of_statio
 
 
 def test_demand_to_send_again_is_not_forgotten_by_a_later_look() -> None:
-    row = written(station(delivered(A), A, replace(LIVE, resend="everything")))
+    row = written(station(delivered(A), A, LIVE._replace(resend="everything")))
     later = station(row, A)
     assert later is None or (written(later).state == "pending" and written(later).again)
 
 
 def test_live_change_goes_before_the_full_load_and_a_sweep_takes_no_urgency_away() -> None:
-    loading = written(station(None, A, replace(LIVE, priority=10)))
+    loading = written(station(None, A, LIVE._replace(priority=10)))
     assert loading.priority == 11
     live = written(station(loading, B))
     assert live.priority == 1
-    assert written(station(live, payload("C"), replace(LIVE, priority=20))).priority == 1
+    assert written(station(live, payload("C"), LIVE._replace(priority=20))).priority == 1
 
 
 def test_statuses_go_before_stations_of_the_same_urgency() -> None:
@@ -228,7 +227,7 @@ def test_station_that_was_deleted_comes_back_with_the_same_connectors_only() -> 
 
 
 def test_deletion_repeats_what_the_emp_last_accepted() -> None:
-    for row in (delivered(A), pending(B), replace(pending(B), state="held", reason="zip", next_attempt_at=None)):
+    for row in (delivered(A), pending(B), pending(B)._replace(state="held", reason="zip", next_attempt_at=None)):
         gone = written(station(row, None))
         assert (gone.state, gone.payload, gone.next_attempt_at) == (
             "pending",
@@ -245,7 +244,7 @@ def test_deletion_of_what_may_have_arrived_is_sent() -> None:
 @pytest.mark.parametrize("state", ["pending", "held", "rejected"])
 def test_station_that_never_was_sent_is_forgotten(state: Any) -> None:
     row = pending(B, acknowledged=None, delivered_gen=0)
-    row = row if state == "pending" else replace(row, state=state, reason="no", next_attempt_at=None)
+    row = row if state == "pending" else row._replace(state=state, reason="no", next_attempt_at=None)
     assert station(row, None) is FORGET
 
 
@@ -264,7 +263,7 @@ def test_status_without_a_station_is_forgotten() -> None:
 def test_row_in_flight_is_only_marked(desired: Desired) -> None:
     row = in_flight(B)
     marked = written(station(row, desired))
-    assert marked == replace(row, desired_gen=5)
+    assert marked == row._replace(desired_gen=5)
     assert station(marked, desired) is None
 
 
@@ -273,17 +272,17 @@ def test_what_is_under_way_is_not_marked_for_being_looked_at() -> None:
 
 
 def test_demand_to_send_again_marks_what_is_under_way() -> None:
-    occasion = replace(LIVE, resend="everything")
+    occasion = LIVE._replace(resend="everything")
     marked = written(station(in_flight(B), B, occasion))
     assert (marked.state, marked.desired_gen, marked.again) == ("in_flight", 5, True)
-    assert written(station(replace(in_flight(B), desired_gen=5), B, occasion)).again
+    assert written(station(in_flight(B)._replace(desired_gen=5), B, occasion)).again
     assert station(marked, B, occasion) is None
 
 
 def test_first_message_in_flight_is_not_forgotten_with_its_station() -> None:
     row = in_flight(B, acknowledged=None, delivered_gen=0)
     assert written(station(row, None)).desired_gen == 5
-    assert written(status(replace(status_row(), state="in_flight", sending_gen=3, changed_at=NOW), None)).desired_gen == 4
+    assert written(status(status_row()._replace(state="in_flight", sending_gen=3, changed_at=NOW), None)).desired_gen == 4
 
 
 # ── beside other rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,8 +316,8 @@ def test_swap_under_send_deletes_a_station_that_gives_and_waits() -> None:
     swapped = payload("A", "E2", "E9")
     row = written(station(delivered(A), swapped, mode="send", elsewhere=frozenset({"E9"})))
     assert (row.payload, row.reason) == ({**A, "deleted": True}, None)
-    accepted = replace(
-        row, state="delivered", acknowledged=row.payload, delivered_gen=row.desired_gen, changed_at=None, next_attempt_at=None
+    accepted = row._replace(
+        state="delivered", acknowledged=row.payload, delivered_gen=row.desired_gen, changed_at=None, next_attempt_at=None
     )
     waits = written(station(accepted, swapped, mode="send", elsewhere=frozenset({"E9"})))
     assert (waits.payload, waits.reason) == (swapped, "waits until the EMP has let go of E9 in another station")
@@ -332,8 +331,7 @@ def test_swap_under_send_deletes_a_station_that_gives_and_waits() -> None:
 def accepted(decision: Decision) -> Entry:
     """The EMP took it."""
     row = written(decision)
-    return replace(
-        row,
+    return row._replace(
         state="delivered",
         acknowledged=row.payload,
         doubtful=None,
@@ -450,12 +448,11 @@ def lawful(row: Entry) -> Entry:
     """The row with what its state rules out taken away: drawing and refusing would leave few."""
     maybe = row.payload or row.acknowledged or A
     if row.state == "in_flight":
-        row = replace(row, payload=maybe, sending_gen=min(row.sending_gen or 1, row.desired_gen), next_attempt_at=None)
+        row = row._replace(payload=maybe, sending_gen=min(row.sending_gen or 1, row.desired_gen), next_attempt_at=None)
     else:
-        row = replace(row, sending_gen=None)
+        row = row._replace(sending_gen=None)
     if row.state == "delivered":
-        return replace(
-            row,
+        return row._replace(
             payload=maybe,
             acknowledged=maybe,
             delivered_gen=row.desired_gen,
@@ -466,9 +463,8 @@ def lawful(row: Entry) -> Entry:
             reason=None,
         )
     if row.acknowledged is not None or row.uncertain or row.state != "held":
-        row = replace(row, payload=maybe)  # what was sent had a payload
-    return replace(
-        row,
+        row = row._replace(payload=maybe)  # what was sent had a payload
+    return row._replace(
         reason="because" if row.state in ("held", "rejected") else row.reason,
         next_attempt_at=row.next_attempt_at if row.state == "pending" else None,
         delivered_gen=min(row.delivered_gen, row.desired_gen) if row.acknowledged is not None else 0,
@@ -519,9 +515,9 @@ def test_every_decision_is_a_row_that_can_be(
             assert decision.state != "delivered" or decision.payload == decision.acknowledged
             if before.in_flight:
                 same: dict[str, Any] = {"desired_gen": 0, "resend_gen": 0, "priority": 0, "station_id": ""}
-                assert replace(decision, **same) == replace(before, **same)
+                assert decision._replace(**same) == before._replace(**same)
             if not decision.again:
-                assert decide(decision, replace(occasion, resend=None)) is None, "a second look finds nothing new"
+                assert decide(decision, occasion._replace(resend=None)) is None, "a second look finds nothing new"
         case None:
             pass
         case _:
@@ -533,7 +529,7 @@ def test_every_decision_is_a_row_that_can_be(
 
 @given(rows.map(lawful), payloads.map(lambda p: {**p, "deleted": False}))
 def test_what_the_emp_may_have_differently_never_counts_as_delivered(row: Entry, desired: Payload) -> None:
-    decision = reconcile.station(replace(row, kind="station"), desired, LIVE, emp="e", key="s", connectors_changed="send")
+    decision = reconcile.station(row._replace(kind="station"), desired, LIVE, emp="e", key="s", connectors_changed="send")
     after = decision if isinstance(decision, Entry) else row
     if after.state == "delivered":
         assert after.acknowledged is not None
@@ -553,15 +549,15 @@ ROW = Entry(emp="e", kind="status", key="E", station_id="s", payload={"status": 
         (None, ROW, True),
         (ROW, None, False),
         (ROW, reconcile.FORGET, True),
-        (ROW, replace(ROW, payload={"status": "Occupied"}, state="pending"), True),
-        (ROW, replace(ROW, state="held", reason="x"), True),
-        (replace(ROW, state="held", reason="x"), replace(ROW, state="held", reason="y"), True),
-        (replace(ROW, state="held", reason="x"), replace(ROW, state="pending"), True),
-        (replace(ROW, state="pending"), replace(ROW, state="pending", next_attempt_at=datetime(2026, 1, 1, tzinfo=UTC)), False),
-        (replace(ROW, state="pending"), ROW, False),
-        (ROW, replace(ROW, station_id="other"), False),
-        (replace(ROW, state="in_flight", sending_gen=3), replace(ROW, state="in_flight", sending_gen=3, desired_gen=4), True),
-        (replace(ROW, state="in_flight", sending_gen=3), replace(ROW, state="in_flight", sending_gen=3, station_id="other"), False),
+        (ROW, ROW._replace(payload={"status": "Occupied"}, state="pending"), True),
+        (ROW, ROW._replace(state="held", reason="x"), True),
+        (ROW._replace(state="held", reason="x"), ROW._replace(state="held", reason="y"), True),
+        (ROW._replace(state="held", reason="x"), ROW._replace(state="pending"), True),
+        (ROW._replace(state="pending"), ROW._replace(state="pending", next_attempt_at=datetime(2026, 1, 1, tzinfo=UTC)), False),
+        (ROW._replace(state="pending"), ROW, False),
+        (ROW, ROW._replace(station_id="other"), False),
+        (ROW._replace(state="in_flight", sending_gen=3), ROW._replace(state="in_flight", sending_gen=3, desired_gen=4), True),
+        (ROW._replace(state="in_flight", sending_gen=3), ROW._replace(state="in_flight", sending_gen=3, station_id="other"), False),
     ],
 )
 def test_only_a_difference_that_was_not_captured_before_is_healed(row: Entry | None, decision: reconcile.Decision, healed: bool) -> None:

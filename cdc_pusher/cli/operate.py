@@ -1,6 +1,7 @@
 """Commands of every day: `run`, `status`, `resync`, `outbox`."""
 
 import asyncio
+import gc
 import signal
 import sys
 from typing import Annotated
@@ -20,6 +21,8 @@ from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.reconcile import Resend
 from cdc_pusher.source import Source
 
+GARBAGE_FROM = 20_000  # objects: a batch makes many that stay until it is written, and looking for cycles among them is a sixth of its time
+
 app = typer.Typer()
 outbox_app = typer.Typer(no_args_is_help=True, help="Look into the outbox.")
 
@@ -32,6 +35,8 @@ def _daemon(config_file: ConfigFile = None) -> None:
     logs.configure(settings.daemon.log_level)
     from cdc_pusher import daemon  # no other command has to wait for all that it loads
 
+    gc.freeze()  # what is loaded now stays
+    gc.set_threshold(GARBAGE_FROM, 20, 20)
     run(daemon.run(settings, config_file))
 
 

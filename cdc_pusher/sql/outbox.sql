@@ -58,9 +58,10 @@ WITH ahead AS MATERIALIZED (
       AND NOT e.name = ANY (%(emps)s)
 )
 SELECT
-    id, station_id, watch, source_row, emp, priority, changed_at,
+    (SELECT count(*) >= %(ahead)s OR count(*) > (SELECT count(*) FROM taken) FROM ahead) AS more,
+    id, station_id, watch, source_row, emp, priority,
     CASE WHEN resend IN ('undelivered', 'statuses', 'everything') THEN resend END AS resend, -- people may have put anything there
-    (SELECT count(*) >= %(ahead)s OR count(*) > (SELECT count(*) FROM taken) FROM ahead) AS more
+    changed_at
 FROM taken
 ORDER BY priority, id
 
@@ -115,7 +116,7 @@ LEFT JOIN cdc_pusher.outbox AS o
 -- The outbox rows of these stations, and the status rows of their EVSEs, those before and those now, whatever station they stand under.
 -- `same`: the EMP has the payload.
 SELECT
-    emp, kind, key, station_id, payload::text, coalesce(acknowledged = payload, false) AS same,
+    coalesce(acknowledged = payload, false) AS same, emp, kind, key, station_id, payload::text,
     CASE WHEN acknowledged IS DISTINCT FROM payload THEN acknowledged END AS acknowledged,
     desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen, priority, attempts, next_attempt_at, changed_at
 FROM cdc_pusher.outbox
@@ -123,7 +124,7 @@ WHERE emp = ANY (%(emps)s)
   AND station_id = ANY (%(stations)s)
 UNION ALL
 SELECT
-    emp, kind, key, station_id, payload::text, coalesce(acknowledged = payload, false) AS same,
+    coalesce(acknowledged = payload, false) AS same, emp, kind, key, station_id, payload::text,
     CASE WHEN acknowledged IS DISTINCT FROM payload THEN acknowledged END AS acknowledged,
     desired_gen, delivered_gen, sending_gen, state, reason, doubtful, resend_gen, priority, attempts, next_attempt_at, changed_at
 FROM cdc_pusher.outbox
