@@ -34,11 +34,12 @@ AFFECTED_LIMIT = 10_000  # stations that one change of a watched row concerns; b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """What one batch did: changes consumed, and whether there are more in the log; the EMPs that have something to send or to wait for now;
-    and by EMP what a sweep healed.
+    """What one batch did: changes consumed, whether they were live, and whether there are more in the log; the EMPs that have something to
+    send or to wait for now; and by EMP what a sweep healed.
     """
 
     changes: int
+    live: bool
     more: bool
     emps: frozenset[str]
     healed: Mapping[str, frozenset[str]]
@@ -59,14 +60,18 @@ async def batch(
     *,
     epoch: int | None = None,
     horizon: Horizon[int] | None = None,
+    beside_live: bool = False,
 ) -> Captured:
     """Capture the `limit` most urgent changes, under the lease of this epoch; `horizon`: where the looks before have ended.
+
+    `beside_live`: live changes have come lately, so `few` of others are taken.
 
     Raises `MappingError` and `LeaseLost`, and then nothing was consumed.
     """
     async with conn.transaction():
         now = await outbox.lock_capture(conn, epoch)
-        changes, more = await outbox.consume(conn, list(emps), limit, horizon or outbox.changes_from_the_start())
+        looked_for = horizon or outbox.changes_from_the_start()
+        changes, more = await outbox.consume(conn, list(emps), limit, looked_for, beside_live=beside_live)
         async with kept_alive(conn):
             unsure = await _find_out_stations(conn, source, emps, [change for change in changes if change.station_id is None])
         concerned = outbox.concerned((c for c in changes if c.station_id is not None and _storable(c.station_id)), list(emps))
@@ -84,7 +89,8 @@ async def batch(
         healed = await _healed(conn, plans)
     _tell(plans)
     more |= any(change.station_id is None for change in changes) or any(one.look_again for one in plans)  # put into the log just now
-    return Captured(changes=len(changes), more=more, emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
+    live = bool(changes) and changes[0].priority == LIVE
+    return Captured(changes=len(changes), live=live, more=more, emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
 
 
 def _tell(plans: Iterable[Plan]) -> None:

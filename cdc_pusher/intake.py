@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 MAPPING_RETRY_S = 5.0
 BUSY_CHANGES_PER_S = 100  # more than this, and NOTIFY costs the CPO's writers more than polling costs us
 BUSY_POLL_S = 0.005
+BESIDE_LIVE_S = 1.0  # for so long after a live change the next one is expected, and what is not urgent is taken in smaller pieces
 WALK_EVERY = 8  # batches; under unbroken load, too, a walk goes on, and what is not urgent has its turn
 
 
@@ -42,6 +43,7 @@ class Intake:
         self._hears = hears
         self._said: bool | None = None  # that we sleep and want a NOTIFY
         self._recent: deque[float] = deque(maxlen=BUSY_CHANGES_PER_S + 1)  # when the last changes were captured
+        self._live_at = float("-inf")  # when live changes were captured last
         self.is_reading = False
 
     async def run(self, conn: Connection, part: Part) -> None:
@@ -86,7 +88,8 @@ class Intake:
             part.moves()
             began = time.monotonic()
             horizon = what_waits if has_turn else everything
-            captured = await capture.batch(conn, source, self._receivers, limit, epoch=self._lease.epoch, horizon=horizon)
+            beside_live, epoch = began < self._live_at + BESIDE_LIVE_S, self._lease.epoch
+            captured = await capture.batch(conn, source, self._receivers, limit, epoch=epoch, horizon=horizon, beside_live=beside_live)
             await self._note(conn, captured, began, is_walking=is_walking)
             is_late = not batches % WALK_EVERY
             if not captured.more and (is_walking or is_late or not captured.changes):
@@ -100,6 +103,8 @@ class Intake:
 
     async def _note(self, conn: Connection, captured: Captured, began: float, *, is_walking: bool) -> None:
         """Tell all who should know of a batch: the triggers, too, that they need not notify while we look again anyway."""
+        if captured.live:
+            self._live_at = began
         if captured.changes:
             metrics.captured.inc(captured.changes)
             metrics.capture_duration.observe(time.monotonic() - began)

@@ -16,7 +16,7 @@ from psycopg import sql
 from cdc_pusher import metrics
 from cdc_pusher.database import Connection, connect, require_writable
 from cdc_pusher.names import CHANNEL, LANE_CHANNEL
-from cdc_pusher.part import Part
+from cdc_pusher.part import Part, wait
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +47,12 @@ class Listener:
             while not part.stop.is_set():
                 if time.monotonic() - self._tested_at > TEST_S:
                     await self._test(conn)
-                async for notification in conn.notifies(timeout=HEARTBEAT_S):
-                    self._heard(notification.channel, notification.payload)
-                    part.moves()
+                until = time.monotonic() + HEARTBEAT_S
+                while (left_s := until - time.monotonic()) > 0:
+                    async for notification in conn.notifies(timeout=0):
+                        self._heard(notification.channel, notification.payload)
+                        part.moves()
+                    await _spoken_to(conn, left_s)
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
                     await require_writable(conn)
                 part.moves()
@@ -72,6 +75,16 @@ class Listener:
                 log.info("NOTIFY is heard")
             else:
                 log.warning("NOTIFY is not heard, so the database is polled: is there a transaction pooler? See database.listen_dsn")
+
+
+async def _spoken_to(conn: Connection, seconds: float) -> None:
+    """Wait until the server says something, at most so many seconds. To wait in `notifies` would be to wake ten times a second."""
+    loop, spoken = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(conn.fileno(), spoken.set)
+    try:
+        await wait(spoken, seconds)
+    finally:
+        loop.remove_reader(conn.fileno())
 
 
 async def arrives(conn: Connection, dsn: str, channel: str, heard: Callable[[str, str], None] = lambda *_: None) -> bool:

@@ -66,16 +66,18 @@ def is_newer(epoch: int | None, last: int) -> bool:
     return epoch is not None and epoch > last
 
 
-def few(batch: int) -> int:
-    """So many changes are taken at once when they are not live, so that what is live never waits for long.
+def few(batch: int, *, beside_live: bool = False) -> int:
+    """So many changes are taken at once when they are not live, so that what is live never waits for long: fewer still while such come.
 
-    >>> few(500), few(5)
-    (50, 1)
+    >>> few(500), few(500, beside_live=True), few(5)
+    (50, 10, 1)
     """
-    return max(1, batch // 10)
+    return max(1, batch // (50 if beside_live else 10))
 
 
-async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int]) -> tuple[list[Change], bool]:
+async def consume(
+    conn: Connection, emps: Sequence[str], batch: int, horizon: Horizon[int], *, beside_live: bool = False
+) -> tuple[list[Change], bool]:
     """Take the most urgent changes that concern these EMPs out of the log, and others that are in it for the same stations.
 
     They are of one priority, of those in `horizon`: `batch` of them, or `few` if they are not live. Returns, too, whether more are left.
@@ -83,13 +85,14 @@ async def consume(conn: Connection, emps: Sequence[str], batch: int, horizon: Ho
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = dict.fromkeys(horizon.ends, 0)
-    values = {"emps": list(emps), "batch": batch, "few": few(batch), "ahead": AHEAD * batch, **horizon.parameters}
+    at_most = few(batch, beside_live=beside_live)
+    values = {"emps": list(emps), "batch": batch, "few": at_most, "ahead": AHEAD * batch, **horizon.parameters}
     rows = await made(await conn.execute(_sql.consume, values), lambda more, *values: (more, Change._make(values)))
     ended = time.monotonic()
     if from_the_start:
         horizon.looked(ended, ended - began)
     more, changes = any(row[0] for row in rows), [row[1] for row in rows]
-    limit = batch if not changes or changes[0].priority == LIVE else few(batch)
+    limit = batch if not changes or changes[0].priority == LIVE else at_most
     found = [(change.priority, change.id) for change in changes if change.priority == changes[0].priority][:limit]
     horizon.found(found, up_to=max((number for _, number in found), default=0), complete=len(found) < limit and not more)
     return changes, more

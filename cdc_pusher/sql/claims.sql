@@ -190,12 +190,7 @@ SET at_emp = 'maybe'
 WHERE e.emp = %(emp)s
   AND e.station_id = ANY (%(stations)s)
   AND e.at_emp = 'yes'
-  AND NOT EXISTS (
-      SELECT
-      FROM unnest(%(evse)s::text[], %(station)s::text[]) AS c (evse_id, station_id)
-      WHERE c.evse_id = e.evse_id
-        AND c.station_id = e.station_id
-  )
+  AND (e.evse_id, e.station_id) NOT IN (SELECT evse_id, station_id FROM unnest(%(evse)s::text[], %(station)s::text[]) AS c (evse_id, station_id))
 
 -- name: record
 -- The answers to claimed messages. What was sent while an earlier request could still be processed (`uncertain_at`, as the claim has left it)
@@ -287,32 +282,25 @@ WHERE o.emp = was.emp
 RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome, extract(epoch FROM clock_timestamp() - was.changed_at)::double precision AS lag_s
 
 -- name: settle_evses
--- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not.
-WITH carried AS (
+-- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not. (IN is looked up by hashing; a join of what
+-- the planner takes for a few rows would go through all of them for each.)
+WITH carried AS MATERIALIZED (
     SELECT evse_id, station_id
     FROM unnest(%(evse)s::text[], %(station)s::text[]) AS r (evse_id, station_id)
 ), left_behind AS (
-    DELETE FROM cdc_pusher.evse AS e
-    WHERE e.emp = %(emp)s
-      AND e.station_id = ANY (%(stations)s)
-      AND NOT e.listed
-      AND NOT EXISTS (SELECT FROM carried AS c WHERE c.evse_id = e.evse_id AND c.station_id = e.station_id)
-    RETURNING e.evse_id
+    DELETE FROM cdc_pusher.evse
+    WHERE emp = %(emp)s
+      AND station_id = ANY (%(stations)s)
+      AND NOT listed
+      AND (evse_id, station_id) NOT IN (SELECT evse_id, station_id FROM carried)
+    RETURNING evse_id
 ), changed AS (
-    UPDATE cdc_pusher.evse AS e
-    SET at_emp = CASE WHEN c.evse_id IS NULL THEN 'no' ELSE 'yes' END
-    FROM cdc_pusher.evse AS o
-    LEFT JOIN carried AS c
-        ON c.evse_id = o.evse_id
-       AND c.station_id = o.station_id
-    WHERE o.emp = %(emp)s
-      AND o.station_id = ANY (%(stations)s)
-      AND e.emp = o.emp
-      AND e.evse_id = o.evse_id
-      AND e.station_id = o.station_id
-      AND (e.listed OR c.evse_id IS NOT NULL)
-      AND e.at_emp <> CASE WHEN c.evse_id IS NULL THEN 'no' ELSE 'yes' END
-    RETURNING e.evse_id, e.at_emp
+    UPDATE cdc_pusher.evse
+    SET at_emp = CASE WHEN (evse_id, station_id) IN (SELECT evse_id, station_id FROM carried) THEN 'yes' ELSE 'no' END
+    WHERE emp = %(emp)s
+      AND station_id = ANY (%(stations)s)
+      AND CASE WHEN (evse_id, station_id) IN (SELECT evse_id, station_id FROM carried) THEN at_emp <> 'yes' ELSE listed AND at_emp <> 'no' END
+    RETURNING evse_id, at_emp
 )
 UPDATE cdc_pusher.outbox AS s
 SET next_attempt_at = NULL,

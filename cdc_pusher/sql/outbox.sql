@@ -52,10 +52,8 @@ WITH ahead AS MATERIALIZED (
     INSERT INTO cdc_pusher.change (station_id, watch, source_row, emp, priority, resend, changed_at)
     SELECT t.station_id, t.watch, t.source_row, e.name, t.priority, t.resend, t.changed_at
     FROM taken AS t
-    CROSS JOIN cdc_pusher.emp AS e
+    CROSS JOIN unnest(ARRAY(SELECT name FROM cdc_pusher.emp WHERE mapping IS NOT NULL AND NOT name = ANY (%(emps)s))) AS e (name)
     WHERE t.emp IS NULL
-      AND e.mapping IS NOT NULL
-      AND NOT e.name = ANY (%(emps)s)
 )
 SELECT
     (SELECT count(*) >= %(ahead)s OR count(*) > (SELECT count(*) FROM taken) FROM ahead) AS more,
@@ -138,7 +136,7 @@ WHERE emp = ANY (%(emps)s)
       WHERE emp = ANY (%(emps)s)
         AND station_id = ANY (%(stations)s)
   ))
-  AND NOT station_id = ANY (%(stations)s)
+  AND station_id NOT IN (SELECT unnest(%(stations)s::text[])) -- by hashing
 
 -- name: insert_entries
 -- New outbox rows. What becomes due is due from now on, not from when the batch began: a lane may have looked meanwhile (`claim`).
