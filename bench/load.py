@@ -8,7 +8,7 @@ messages until the last arrival; the same daemon then has a storm, one UPDATE of
 stub sees no overlaps while it answers at once: `storm` has an EMP that takes its time.
 
 A message's cost is the processor time of the daemon and of its sessions on the server, beside that of loads of 1,000 stations, which one
-daemon begins from nothing again and again (the rows of the outbox are deleted, `cdc-pusher resync`) until 50,000 messages are measured,
+daemon begins from nothing again and again (the rows of the outbox are deleted, `cdc-pusher resync`) until 25,000 messages are measured,
 with statistics of full tables. LOAD_STATIONS=20000 makes the large one smaller.
 """
 
@@ -25,7 +25,7 @@ from bench.result import Result
 from cdc_pusher.embedded import EmbeddedPostgres
 
 SMALL, LOADED, ALL = 1_000, 2_000, int(os.environ.get("LOAD_STATIONS", "100000"))
-REPEATED = 50_000  # messages that are measured with few stations
+REPEATED = 25_000  # messages that are measured with few stations
 RATE, SECONDS, WARM_UP_S = 50, 20, 5
 BEGUN = 1_000  # stations of the load
 GRACE_S = 3.0  # the stub is held up when it is asked for all arrivals
