@@ -124,6 +124,34 @@ async def test_message_of_a_storm_reads_and_writes_few_rows_and_little_log(cpo: 
     assert log <= 2500
 
 
+async def test_no_statement_of_a_lane_compares_every_row_with_every_other(cpo: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a full load, in which stations are accepted and their statuses released: rows that pass a step of a plan, for each message."""
+    handled: dict[str, float] = {}
+    execute = psycopg.AsyncConnection.execute
+
+    async def explained(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(query, bytes) and b"cdc_pusher.evse" in query:
+            async with self.transaction(force_rollback=True):
+                cursor = await execute(self, b"EXPLAIN (ANALYZE, FORMAT JSON) " + query, *arguments, **options)
+                step = (await cursor.fetchall())[0]["QUERY PLAN"][0]["Plan"]
+            handled[query.decode()] = max(handled.get(query.decode(), 0.0), rows_of(step) / MESSAGES)
+        return await execute(self, query, *arguments, **options)
+
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        monkeypatch.setattr(psycopg.AsyncConnection, "execute", explained)
+        await daemon.deliver()
+    assert len(handled) >= 4, "claimed, exposed, settled"
+    print(sorted(handled.values()))  # noqa: T201  # for whoever changes the bounds
+    assert max(handled.values()) <= 15, max(handled, key=lambda query: handled[query])
+
+
+def rows_of(step: dict[str, Any]) -> float:
+    """Rows that this step of a plan and those below it have produced or thrown away."""
+    thrown = sum(number for what, number in step.items() if what.startswith("Rows Removed"))
+    return float((step["Actual Rows"] + thrown) * step["Actual Loops"] + sum(rows_of(below) for below in step.get("Plans", ())))
+
+
 async def test_batch_needs_little_memory_and_keeps_none(cpo: Rig, statements: list[int]) -> None:
     async with hand(cpo.dsn) as daemon:
         await loaded(daemon)

@@ -8,7 +8,7 @@ import pytest
 from hand import settings
 from rig import rig, until
 
-from cdc_pusher import capture
+from cdc_pusher import capture, outbox
 from cdc_pusher.clock import now_s
 from cdc_pusher.database import BY_INDEX, connect
 from cdc_pusher.intake import Intake
@@ -27,15 +27,19 @@ FROM generate_series(1, %(number)s) AS n
 async def test_full_load_goes_on_and_the_log_stays_short_while_live_changes_never_end(
     dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: int
 ) -> None:
-    """So many come before each look."""
+    """So many come before each look. What is not live is taken a few stations at a time, so that what is live never waits for long."""
     most = 0
+    beside_live: list[int] = []
     batch = capture.batch
 
     async def with_live_changes(*arguments: Any, **options: Any) -> capture.Captured:
         nonlocal most
         await cpo.sql(LIVE_CHANGES, number=live)
         most = max(most, await cpo.value("SELECT count(*) FROM cdc_pusher.change WHERE priority > 0"))
-        return await batch(*arguments, **options)
+        captured = await batch(*arguments, **options)
+        if options["beside_live"] and not captured.live:
+            beside_live.append(captured.changes)
+        return captured
 
     async with rig(dsn, tmp_path) as cpo, await connect(dsn, "capture", settings=BY_INDEX) as conn:
         await cpo.build(*(f"s{n:03}" for n in range(300)), noticed=False)
@@ -55,3 +59,4 @@ async def test_full_load_goes_on_and_the_log_stays_short_while_live_changes_neve
             part.stop.set()
             await task
         assert most <= PAGE
+        assert max(beside_live) == outbox.few(BATCH, beside_live=True)
