@@ -34,8 +34,8 @@ AFFECTED_LIMIT = 10_000  # stations that one change of a watched row concerns; b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """What one batch did: changes consumed, whether they were live, and whether there are more in the log; the EMPs that have something to
-    send or to wait for now; and by EMP what a sweep healed.
+    """What one batch did: changes consumed, whether some were the CPO's, and whether there are more in the log; the EMPs that have
+    something to send or to wait for now; and by EMP what a sweep healed.
     """
 
     changes: int
@@ -89,7 +89,7 @@ async def batch(
         healed = await _healed(conn, plans)
     _tell(plans)
     more |= any(change.station_id is None for change in changes) or any(one.look_again for one in plans)  # put into the log just now
-    live = bool(changes) and changes[0].priority == LIVE
+    live = any(change.priority == LIVE and change.emp is None for change in changes)  # what we put into the log ourselves names an EMP
     return Captured(changes=len(changes), live=live, more=more, emps=frozenset(p.emp for p in plans if p.insert or p.update), healed=healed)
 
 

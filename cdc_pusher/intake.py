@@ -43,7 +43,7 @@ class Intake:
         self._hears = hears
         self._said: bool | None = None  # that we sleep and want a NOTIFY
         self._recent: deque[float] = deque(maxlen=BUSY_CHANGES_PER_S + 1)  # when the last changes were captured
-        self._live_at = float("-inf")  # when live changes were captured last
+        self._live_at = float("-inf")  # when changes of the CPO's were captured last, and did not fill a batch
         self.is_reading = False
 
     async def run(self, conn: Connection, part: Part) -> None:
@@ -103,8 +103,8 @@ class Intake:
 
     async def _note(self, conn: Connection, captured: Captured, began: float, *, is_walking: bool) -> None:
         """Tell all who should know of a batch: the triggers, too, that they need not notify while we look again anyway."""
-        if captured.live:
-            self._live_at = began
+        if captured.live and captured.changes < self._settings.daemon.capture_batch:
+            self._live_at = time.monotonic()
         if captured.changes:
             metrics.captured.inc(captured.changes)
             metrics.capture_duration.observe(time.monotonic() - began)

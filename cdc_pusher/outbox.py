@@ -66,13 +66,16 @@ def is_newer(epoch: int | None, last: int) -> bool:
     return epoch is not None and epoch > last
 
 
-def few(batch: int, *, beside_live: bool = False) -> int:
+def few(batch: int, emps: int = 1, *, beside_live: bool = False) -> int:
     """So many changes are taken at once when they are not live, so that what is live never waits for long: fewer still while such come.
 
-    >>> few(500), few(500, beside_live=True), few(5)
-    (50, 10, 1)
+    A station of a walk is a change for each EMP.
+
+    >>> few(500), few(500, beside_live=True), few(500, 3, beside_live=True), few(500, 20, beside_live=True), few(5)
+    (50, 10, 30, 50, 1)
     """
-    return max(1, batch // (50 if beside_live else 10))
+    most = batch // 10
+    return max(1, min(most, emps * (batch // 50)) if beside_live else most)
 
 
 async def consume(
@@ -85,7 +88,7 @@ async def consume(
     began = time.monotonic()
     if from_the_start := horizon.from_the_start(began):
         horizon.ends = dict.fromkeys(horizon.ends, 0)
-    at_most = few(batch, beside_live=beside_live)
+    at_most = few(batch, len(emps), beside_live=beside_live)
     values = {"emps": list(emps), "batch": batch, "few": at_most, "ahead": AHEAD * batch, **horizon.parameters}
     rows = await made(await conn.execute(_sql.consume, values), lambda more, *values: (more, Change._make(values)))
     ended = time.monotonic()
