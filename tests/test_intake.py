@@ -59,4 +59,7 @@ async def test_full_load_goes_on_and_the_log_stays_short_while_live_changes_neve
             part.stop.set()
             await task
         assert most <= PAGE
-        assert max(beside_live) == outbox.few(BATCH, beside_live=True)
+        if live < BATCH:
+            assert max(beside_live) == outbox.few(BATCH, beside_live=True)
+        else:
+            assert not beside_live, "what is live fills whole batches, and waits for such anyway"
