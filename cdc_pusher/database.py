@@ -94,23 +94,37 @@ async def connect(dsn: str, purpose: str, *, settings: Mapping[str, str] | None 
     try:
         await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
         limits = LIMITS | {"idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s", **(settings or {})}
-        row = await (await conn.execute("SELECT pg_backend_pid() AS pid")).fetchone()
+        cursor = await _insisting(conn, f"{_time_out(limits, local=True)}; SELECT pg_backend_pid() AS pid".encode())
+        cursor.nextset()
+        row = await cursor.fetchone()
         if row is not None and row["pid"] != conn.info.backend_pid:  # a pooler has told us another one
             conn.limits = _setting(limits, local=True)
             conn.prepare_threshold = None
         else:
-            await conn.execute(_setting(limits, local=False))
+            await _insisting(conn, _setting(limits, local=False))
     except BaseException:
         await conn.close()
         raise
     return conn
 
 
+async def _insisting(conn: Connection, statements: bytes) -> AsyncCursor[DictRow]:
+    """Execute what sets limits, again if need be: until then the CPO's own time-out holds, and the machine may be busy for as long."""
+    for _ in range(4):
+        with suppress(psycopg.errors.QueryCanceled):
+            return await conn.execute(statements)
+    return await conn.execute(statements)
+
+
 def _setting(limits: Mapping[str, str], *, local: bool) -> bytes:
-    """The statements that set limits; the CPO's default of the time-out may be too short even for them: it ends with the first one."""
-    first = f"SET {'LOCAL ' if local else ''}statement_timeout = '{limits['statement_timeout']}'"
+    """The statements that set limits."""
     others = ", ".join(f"set_config('{name}', '{value}', {'true' if local else 'false'})" for name, value in limits.items())
-    return f"{first}; SELECT {others}".encode()
+    return f"{_time_out(limits, local=local)}; SELECT {others}".encode()
+
+
+def _time_out(limits: Mapping[str, str], *, local: bool) -> str:
+    """What comes first: the CPO's default may be too short for anything that looks into the catalogue, and ends with this."""
+    return f"SET {'LOCAL ' if local else ''}statement_timeout = '{limits['statement_timeout']}'"
 
 
 async def require_writable(conn: Connection) -> None:
