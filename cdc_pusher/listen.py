@@ -67,7 +67,6 @@ class Listener:
     async def _test(self, conn: Connection) -> None:
         """See whether what is sent arrives."""
         self.hears = await arrives(conn, self._dsn, self._own, self._heard)
-        self._heard(CHANNEL, "")  # what came together with the last one may have been lost
         self._tested_at = time.monotonic()
         metrics.listening.set(self.hears)
         if self.hears is not self._said:
@@ -94,8 +93,10 @@ async def arrives(conn: Connection, dsn: str, channel: str, heard: Callable[[str
         await other.execute("SELECT pg_notify(%s, '')", [channel])
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HEARD_WITHIN_S):
-            async for notification in conn.notifies():
-                heard(notification.channel, notification.payload)
-                if notification.channel == channel:
-                    return True
+            arrived = False
+            while not arrived:
+                async for notification in conn.notifies(stop_after=1):  # and all that came with it: to leave in between would lose them
+                    heard(notification.channel, notification.payload)
+                    arrived |= notification.channel == channel
+            return True
     return False

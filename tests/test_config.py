@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -310,6 +311,25 @@ def test_migrating_tells_the_same_errors_apart() -> None:
         migrate.to("host=127.0.0.1 port=1")
     with pytest.raises(ConfigurationError, match=r"database\.dsn: "):
         migrate.to("nonsense")
+
+
+async def test_connection_insists_on_its_limits(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy the CPO's time-out ends whatever comes first."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("ALTER DATABASE test SET statement_timeout = '1ms'")
+    execute = psycopg.AsyncConnection.execute
+    cancelled: list[Any] = []
+
+    async def slow(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        if len(cancelled) < 3:
+            cancelled.append(query)
+            await execute(self, "SELECT pg_sleep(1)")
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", slow)
+    async with await connect(dsn, "test") as conn_of_ours:
+        assert await (await conn_of_ours.execute("SHOW statement_timeout")).fetchone() == {"statement_timeout": "1min"}
+    assert len(cancelled) == 3
 
 
 async def test_limits_of_a_connection_are_ours_whatever_the_cpo_has_set(dsn: str) -> None:

@@ -21,6 +21,11 @@ INSERT INTO cdc_pusher.change (station_id)
 SELECT 's' || lpad((n %% 50)::text, 3, '0')
 FROM generate_series(1, %(number)s) AS n
 """
+BOUNDS = """
+SELECT cardinality(histogram_bounds::text::text[])
+FROM pg_stats
+WHERE schemaname = 'cdc_pusher' AND tablename = 'outbox' AND attname = 'key'
+"""
 
 
 @pytest.mark.parametrize("live", [1, BATCH // 2, BATCH, 2 * BATCH])
@@ -47,6 +52,7 @@ async def test_full_load_goes_on_and_the_log_stays_short_while_live_changes_neve
         configured = configured.model_copy(
             update={"daemon": configured.daemon.model_copy(update={"page_stations": PAGE, "capture_batch": BATCH})}
         )
+        await cpo.sql("ALTER TABLE cdc_pusher.outbox SET (autovacuum_enabled = off)")
         lease = Lease(name="capture", epoch=1, valid_until=now_s() + 1000.0)
         part = Part("capture", lambda _: asyncio.sleep(0))
         monkeypatch.setattr(capture, "batch", with_live_changes)
@@ -59,6 +65,7 @@ async def test_full_load_goes_on_and_the_log_stays_short_while_live_changes_neve
             part.stop.set()
             await task
         assert most <= PAGE
+        assert 0 < await cpo.value(BOUNDS) <= 11, "statistics are made while all waits, of few rows"
         if live < BATCH:
             assert max(beside_live) == outbox.few(BATCH, beside_live=True)
         else:

@@ -8,7 +8,7 @@ import pytest
 from rig import until
 
 from cdc_pusher.database import connect
-from cdc_pusher.listen import Listener
+from cdc_pusher.listen import Listener, arrives
 from cdc_pusher.names import CHANNEL
 from cdc_pusher.part import Part
 
@@ -44,3 +44,12 @@ async def test_listener_sleeps_until_something_is_said(dsn: str, monkeypatch: py
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def test_what_comes_together_with_the_test_is_heard(dsn: str) -> None:
+    heard: list[tuple[str, str]] = []
+    async with await connect(dsn, "listen") as conn, await connect(dsn, "other") as other:
+        await conn.execute(f"LISTEN {CHANNEL}; LISTEN own")
+        await other.execute("SELECT pg_notify('own', ''), pg_notify(%s, 'beside')", [CHANNEL])
+        assert await arrives(conn, dsn, "own", lambda channel, payload: heard.append((channel, payload)))
+    assert (CHANNEL, "beside") in heard

@@ -33,7 +33,7 @@ class Least(Arm):
             cpo.sql(statement)
 
     def command(self, cpo: Cpo, url: str) -> Sequence[str]:
-        raise NotImplementedError
+        raise NotImplementedError  # `has_worker` is false
 
     def environ(self, cpo: Cpo) -> Mapping[str, str]:
         return {}
