@@ -1,6 +1,7 @@
 """The command line: bad input is one clear line and an exit code, never a traceback; reports are valid JSON."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import psycopg
 import pytest
 
 from cdc_pusher import config, migrate, revision, triggers
+from cdc_pusher.cli import written_whole
 from cdc_pusher.database import connect
 
 ROOT = Path(__file__).parent.parent
@@ -611,3 +613,28 @@ def test_emp_is_late_by_what_could_be_sent(filled: Program) -> None:
 def test_version_needs_no_configuration(alone: Program) -> None:
     (alone.directory / "cdc-pusher.toml").write_text("nonsense")
     assert alone.as_module("--version").stdout.startswith("cdc-pusher ")
+
+
+class Narrow(io.RawIOBase):
+    """What takes a few bytes at a time, like a pipe whose writer is interrupted."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.taken += bytes(data[:5])
+        return min(len(data), 5)
+
+
+def test_all_of_a_report_is_written_though_nothing_is_buffered() -> None:
+    """Python itself forgets what was not taken at once (`PYTHONUNBUFFERED`, as in many containers)."""
+    pipes = [Narrow(), Narrow()]
+    unbuffered = [io.TextIOWrapper(pipe, "utf-8", write_through=True) for pipe in pipes]  # type: ignore[type-var]  # as -u makes them
+    whole = written_whole(unbuffered[1])
+    for stream in (unbuffered[0], whole):
+        stream.write("Zürich, Straße 1\n")
+    assert [pipe.taken.decode() for pipe in pipes] == ["Züri", "Zürich, Straße 1\n"]
+    assert written_whole(whole) is whole

@@ -4,8 +4,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check found pr
 An error is one line on standard error that says what to do, and so is progress: what is printed is the report, with `--json` for machines.
 """
 
+import io
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import psycopg
 import typer
@@ -27,6 +28,7 @@ app.add_typer(emp.app, name="emp")
 
 def main() -> None:
     """The console script."""
+    sys.stdout, sys.stderr = written_whole(sys.stdout), written_whole(sys.stderr)
     try:
         app()
     except CdcPusherError as error:
@@ -41,6 +43,14 @@ def main() -> None:
         _fail(f"not valid text: {one_line(error)}", 2)
     except OSError as error:
         _fail(f"{one_line(error)}{remedies.of_error(error)}", 1)
+
+
+def written_whole(stream: TextIO) -> TextIO:
+    """The stream, buffered by the line if it was not at all: `PYTHONUNBUFFERED` forgets what a pipe does not take at once."""
+    raw = getattr(stream, "buffer", None)
+    if not isinstance(raw, io.RawIOBase):
+        return stream
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
