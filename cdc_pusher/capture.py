@@ -27,8 +27,6 @@ from cdc_pusher.source import Source
 log = structlog.get_logger(__name__)
 
 STATION_ID_LIMIT = 500  # characters; an index entry of Postgres holds 2,700 bytes
-
-
 AFFECTED_LIMIT = 10_000  # stations that one change of a watched row concerns; beyond that, all stations are gone through
 
 

@@ -6,6 +6,8 @@
     pulse     looks once a second for what no wake-up told of ──wake──▶ capture and lanes
     listen    hears NOTIFY                                    ──wake──▶ capture and lanes
 
+What is done by the clock beside them is `housekeeping`.
+
 There is one rule: what should run follows from the leases that we hold and from the configuration (`_wanted`), and `_arrange` makes it
 so. A lease that comes or goes, a new configuration (SIGHUP) and the end (SIGTERM) only change what is wanted. A part that is wanted for
 something else ends first, finishing what it has begun. A part that fails in a way that no new connection mends stops the daemon with its
@@ -16,24 +18,21 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import psycopg
 import structlog
-from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from cdc_pusher import enqueue, history, logs, metrics, start, systemd
+from cdc_pusher import enqueue, logs, metrics, start, systemd
 from cdc_pusher.client import EmpClient
 from cdc_pusher.config import EmpSettings, Settings
-from cdc_pusher.database import Connection, connect, one_line
+from cdc_pusher.database import Connection, one_line
 from cdc_pusher.delivery import Lane
 from cdc_pusher.errors import CdcPusherError, ConfigurationError
 from cdc_pusher.gauges import Gauges
-from cdc_pusher.history import History
 from cdc_pusher.horizon import Pace
+from cdc_pusher.housekeeping import Housekeeping
 from cdc_pusher.intake import Intake
 from cdc_pusher.lease import Leases, daemon_name
 from cdc_pusher.listen import Listener
@@ -48,9 +47,6 @@ log = structlog.get_logger(__name__)
 ARRANGE_S = 1.0  # how often to look whether leases have run out
 STOP_GRACE_S = 4.0  # for requests in flight when the process ends; what is cut off counts as possibly applied
 STOP_S = 8.0  # whatever has not ended by then is cut off; leases take care of what it had claimed
-SWEEP_CHECK_S = 120.0  # how often to look whose sweep is due
-GAUGES_S = 30.0
-HISTORY_AT = "0,20,40"  # seconds of the minute
 FAILS_S = 20.0  # a lease is left to others when what works under it has failed for so long
 CONFIGURATION_RETRY_S = 10.0
 HANGS_S = 90.0  # longer than any statement of ours may take
@@ -80,8 +76,8 @@ class Daemon:
         self._listener = Listener(settings.database.dsn, self._me, self._heard)
         self._memories: dict[str, Memory] = {}
         self._gauges = Gauges()
-        self._history = History(self._me)
         self._monitor = Monitor(self._me, lambda: self._settings, self._gauges, self._hanging)
+        self._housekeeping = Housekeeping(lambda: self._settings, self._leases, self._gauges, wake_intake=self._wake_intake)
         self._intake: Intake | None = None
         self._is_stopping = False
         self._is_ready = False
@@ -95,7 +91,7 @@ class Daemon:
         metrics.reload_successful.set(1)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_to_stop)
-        scheduler = self._scheduler()
+        scheduler = self._housekeeping.scheduler()
         scheduler.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -306,55 +302,3 @@ class Daemon:
         self._reloading = None
         if self._is_ready and not self._is_stopping:
             systemd.notify("READY=1")
-
-    # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _scheduler(self) -> AsyncIOScheduler:
-        scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
-        scheduler.add_job(self._maintain_attempts, "interval", id="attempts", hours=1, next_run_time=datetime.now(UTC))
-        scheduler.add_job(self._sweep, "interval", id="sweep", seconds=min(self._settings.daemon.sweep_interval_s / 4, SWEEP_CHECK_S))
-        scheduler.add_job(self._refresh_gauges, "interval", id="gauges", seconds=GAUGES_S, next_run_time=datetime.now(UTC))
-        scheduler.add_job(self._write_history, "cron", id="history", second=HISTORY_AT)
-        scheduler.add_listener(_note_failed_job, EVENT_JOB_ERROR)
-        return scheduler
-
-    async def _sweep(self) -> None:
-        """Begin the sweep of the EMPs whose turn it is; when that was, the database knows."""
-        if self._intake is None:
-            return
-        limits = self._settings.daemon
-        async with await connect(self._settings.database.dsn, "sweep") as conn:
-            begun = await enqueue.order_sweep(
-                conn, list(self._settings.emp), interval_s=limits.sweep_interval_s, fastest=limits.sweep_max_stations_per_s
-            )
-        if begun:
-            log.debug("a sweep begins", emps=begun)
-            self._wake_intake()
-
-    async def _refresh_gauges(self) -> None:
-        metrics.daemons.set(self._leases.daemons)
-        if self._gauges.is_due():
-            async with await connect(self._settings.database.dsn, "gauges") as conn:
-                await self._gauges.refresh(conn, self._settings)
-        if (found := self._gauges.figures) is None:
-            return
-        oldest_s = max(found.oldest_s.values(), default=0.0)
-        does = ", ".join(sorted(self._leases.held)) or "nothing, a spare one"
-        systemd.notify(f"STATUS={does}; {found.undelivered} undelivered, the oldest change on its way is {oldest_s:.0f} s old")
-
-    async def _write_history(self) -> None:
-        look = self._history.look(datetime.now(UTC))
-        if look.minutes:
-            async with await connect(self._settings.database.dsn, "history") as conn:
-                await history.write(conn, look.minutes)
-        self._history.wrote(look)
-
-    async def _maintain_attempts(self) -> None:
-        async with await connect(self._settings.database.dsn, "maintenance") as conn:
-            await enqueue.maintain_attempts(conn, self._settings.daemon.attempt_retention_days)
-            await history.forget(conn)
-
-
-def _note_failed_job(event: JobExecutionEvent) -> None:
-    metrics.job_failures.labels(event.job_id).inc()
-    log.error("a scheduled job failed", job=event.job_id, error=one_line(event.exception))

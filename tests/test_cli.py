@@ -594,6 +594,10 @@ def test_what_is_done_is_told_to_machines(filled: Program) -> None:
     assert filled.reports("outbox", "retry", "--all") == {"messages": 1}
     assert filled.reports("cpo", "confirm", "--all") == {"plug": ["8ps"]}
     assert filled.reports("cpo", "confirm", "--all") == {"plug": []}
+    assert filled.reports("emp", "pause", "plug") == {"paused": ["plug"]}
+    assert filled.reports("emp", "resume", "plug") == {"resumed": ["plug"]}
+    filled.configure(f'{EMP.replace("plug", "other")}api_key = "{KEY}"\n')
+    assert filled.reports("emp", "forget", "plug", "--yes") == {"forgotten": ["plug"]}
     assert filled.reports("uninstall", "--yes")["done"][-1] == "dropped schema cdc_pusher"
 
 

@@ -7,7 +7,7 @@ import typer
 from cdc_pusher import config, enqueue, report, show
 from cdc_pusher.cli import complete
 from cdc_pusher.cli.bar import Bar
-from cdc_pusher.cli.options import ConfigFile, Json, emps_of, examples, run, say
+from cdc_pusher.cli.options import ConfigFile, Json, emps_of, examples, run, tell
 from cdc_pusher.cli.options import show as show_report
 from cdc_pusher.config import Settings
 from cdc_pusher.database import connect
@@ -31,19 +31,19 @@ def _list(config_file: ConfigFile = None, as_json: Json = False) -> None:
 
 
 @app.command(epilog=examples("cdc-pusher emp pause plugsurfing"))
-def pause(emp: Names, config_file: ConfigFile = None) -> None:
+def pause(emp: Names, config_file: ConfigFile = None, as_json: Json = False) -> None:
     """Send nothing more to these EMPs until they are resumed; requests in flight end, changes are still captured."""
     settings = config.read(config_file)
     run(_pause(settings, emps_of(settings, emp), paused=True))
-    say(f"paused: {', '.join(emp)}")
+    tell({"paused": emp}, as_json, f"paused: {', '.join(emp)}")
 
 
 @app.command(epilog=examples("cdc-pusher emp resume plugsurfing"))
-def resume(emp: Names, config_file: ConfigFile = None) -> None:
+def resume(emp: Names, config_file: ConfigFile = None, as_json: Json = False) -> None:
     """Go on with EMPs that were paused: what is not the last word any more is not sent."""
     settings = config.read(config_file)
     run(_pause(settings, emps_of(settings, emp), paused=False))
-    say(f"resumed: {', '.join(emp)}")
+    tell({"resumed": emp}, as_json, f"resumed: {', '.join(emp)}")
 
 
 async def _pause(settings: Settings, emps: list[str], *, paused: bool) -> None:
@@ -59,21 +59,22 @@ def forget(
     config_file: ConfigFile = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if it has stations under new ids, which stay there for ever.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Delete all that is known of an EMP that was removed from the configuration. What it has been sent, it keeps."""
     settings = config.read(config_file)
     if emp in settings.emp:
         raise ConfigurationError(f"{emp} is in the configuration: take it out, and restart the daemon")
     if not yes:
-        typer.confirm(f"Forget what {emp} was sent? Should it come back, it gets another full load.", abort=True)
+        typer.confirm(f"Forget what {emp} was sent? Should it come back, it gets another full load.", abort=True, err=as_json)
 
     async def delete() -> bool:
         async with await connect(settings.database.dsn, "emp") as conn:
             return await enqueue.forget(conn, emp, force=force)
 
-    if not run(delete(), Bar("forgetting")):
+    if not run(delete(), Bar("forgetting", hidden=as_json)):
         raise CdcPusherError(
             f"nothing is known of an EMP {emp}, or a daemon that has not been restarted since still serves it,"
             " or it has stations under new ids (connectors_changed = replace), which nobody could delete later: --force"
         )
-    say(f"forgotten: {emp}")
+    tell({"forgotten": [emp]}, as_json, f"forgotten: {emp}")

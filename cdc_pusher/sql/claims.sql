@@ -194,9 +194,10 @@ WHERE e.emp = %(emp)s
 
 -- name: record
 -- The answers to claimed messages. What was sent while an earlier request could still be processed (`uncertain_at`, as the claim has left it)
--- is sent once more when that is over, however late it is answered. One that is not in flight any more under this claim came too late and counts for nothing: the message is sent again. A message that is no
--- longer the last word (superseded) is captured again; after a failure it keeps its back-off. (coalesce keeps the planner from the index of
--- what is in flight, which it takes for empty, and which a long transaction elsewhere fills with what has died.) The audit trail has them all.
+-- is sent once more when that is over, however late it is answered. One that is not in flight any more under this claim came too late and
+-- counts for nothing: the message is sent again. A message that is no longer the last word (superseded) is captured again; after a failure
+-- it keeps its back-off. (coalesce keeps the planner from the index of what is in flight, which it takes for empty, and which a long
+-- transaction elsewhere fills with what has died.) The audit trail has them all.
 WITH answer AS MATERIALIZED (
     SELECT *
     FROM jsonb_to_recordset(%(answers)s) AS r (
@@ -279,7 +280,9 @@ WHERE o.emp = was.emp
   AND coalesce(o.state, '') = 'in_flight'
   AND o.sending_gen = a.sending_gen
   AND o.lease_until = a.lease_until
-RETURNING o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome, extract(epoch FROM clock_timestamp() - was.changed_at)::double precision AS lag_s
+RETURNING
+    o.kind, o.key, o.station_id, o.doubtful IS NOT NULL AS uncertain, was.desired_gen > a.sending_gen AS superseded, a.outcome,
+    extract(epoch FROM clock_timestamp() - was.changed_at)::double precision AS lag_s
 
 -- name: settle_evses
 -- Stations were accepted: what they carried is at the EMP now, what they no longer carry is not. (IN is looked up by hashing; a join of what
