@@ -619,6 +619,16 @@ def test_version_needs_no_configuration(alone: Program) -> None:
     assert alone.as_module("--version").stdout.startswith("cdc-pusher ")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_disk_is_one_line_and_the_exit_code_of_a_failure(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "cdc_pusher", "--version"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "cdc-pusher: [Errno 28] No space left on device\n")
+
+
 class Narrow(io.RawIOBase):
     """What takes a few bytes at a time, like a pipe whose writer is interrupted."""
 

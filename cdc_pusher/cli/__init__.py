@@ -5,6 +5,7 @@ An error is one line on standard error that says what to do, and so is progress:
 """
 
 import io
+import os
 import sys
 from typing import Annotated, NoReturn, TextIO
 
@@ -42,15 +43,28 @@ def main() -> None:
     except UnicodeError as error:
         _fail(f"not valid text: {one_line(error)}", 2)
     except OSError as error:
+        _give_up_output()
         _fail(f"{one_line(error)}{remedies.of_error(error)}", 1)
 
 
 def written_whole(stream: TextIO) -> TextIO:
-    """The stream, buffered by the line if it was not at all: `PYTHONUNBUFFERED` forgets what a pipe does not take at once."""
-    raw = getattr(stream, "buffer", None)
+    """The stream, buffered by the line if it was not at all: `PYTHONUNBUFFERED` forgets what a pipe does not take at once.
+
+    Both write to the same file, and whichever goes first closes it.
+    """
+    raw = getattr(stream, "buffer", None)  # a closed standard output is None
     if not isinstance(raw, io.RawIOBase):
         return stream
     return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
+
+
+def _give_up_output() -> None:
+    """What standard output does not take (the disk is full) is not tried again at the end, where Python would end otherwise than we say."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
