@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -652,3 +653,26 @@ def test_all_of_a_report_is_written_though_nothing_is_buffered() -> None:
         stream.write("Zürich, Straße 1\n")
     assert [pipe.taken.decode() for pipe in pipes] == ["Züri", "Zürich, Straße 1\n"]
     assert written_whole(whole) is whole
+
+
+INTERRUPTED = """
+import signal, typer
+from cdc_pusher import cli
+
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+cli.app = lambda: typer.echo("x" * 300_000)
+cli.main()
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_report_is_whole_though_its_writer_is_interrupted_and_nothing_is_buffered() -> None:
+    """A write that a signal ends when the pipe is full has taken a part."""
+    taken = []
+    with subprocess.Popen([sys.executable, "-u", "-c", INTERRUPTED], stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        while part := process.stdout.read(16_384):
+            taken.append(part)
+            time.sleep(0.03)  # the pipe is full meanwhile, and the writer waits
+    assert (process.returncode, len(b"".join(taken))) == (0, 300_001)
