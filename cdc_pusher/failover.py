@@ -1,7 +1,8 @@
 """What a database may have lost when it failed over: the last records of what an EMP was told, which a standby had not got yet.
 
 Each EMP's row says on which server, and on which of its timelines, its records were made. When a lane finds itself on another one, what it
-remembers having told is doubtful there and is sent again; when it does not remember all of it, everything is sent.
+remembers having told is doubtful there and is sent again; when it does not remember all of it, everything is sent. A server without any
+records may be a new one, or one that has lost all of them: what the lane remembers tells.
 """
 
 from collections.abc import Iterable
@@ -56,18 +57,20 @@ class Records:
         if found is None or found.recorded_on == found.timeline:
             self.are_complete = found is not None
             return False
-        if found.recorded_on is not None:
-            if await self._remembers(conn):
-                stations = await doubt(conn, self._emp, self._memory.all(quiet_s=self._quiet_s))
-                log.warning("the database has failed over: what it may have lost is sent again", emp=self._emp, stations=stations)
-            elif now_s() - self._began_at < self._claim_s + self._quiet_s:
-                return False  # what others had sent may still be processed, and must not come after what we send
-            else:
-                await outbox.order_walk(conn, [self._emp], "everything")
-                log.warning("the database is another one than before: everything is sent again", emp=self._emp)
+        told = self._memory.all(quiet_s=self._quiet_s)
+        is_blank = found.recorded_on is None  # no record was made here: what the CPO lists is sent anyway
+        knows_all = is_blank or await self._remembers(conn)
+        if not knows_all and now_s() - self._began_at < self._claim_s + self._quiet_s:
+            return False  # what others had sent may still be processed, and must not come after what we send
+        stations = await doubt(conn, self._emp, told)
+        if not knows_all:
+            await outbox.order_walk(conn, [self._emp], "everything")
+            log.warning("the database is another one than before: everything is sent again", emp=self._emp)
+        elif told or not is_blank:
+            log.warning("the database has failed over: what it may have lost is sent again", emp=self._emp, stations=stations)
         await conn.execute(_sql.note_timeline, {"emp": self._emp, "timeline": found.timeline})
         self.are_complete, self._written_under = True, self._epoch
-        return found.recorded_on is not None
+        return bool(told) or not is_blank
 
     async def _place(self, conn: Connection) -> Place | None:
         """Where the EMP's records were made. None: the database does not know it."""

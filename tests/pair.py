@@ -145,7 +145,8 @@ class Pair:
         await self._until(self.primary, streaming, 1, "the standby streams")
 
     async def cut(self) -> None:
-        """The standby receives nothing any more; clients still reach both."""
+        """The standby has all that was written, and from now on receives nothing any more; clients still reach both."""
+        await self._level()
         await self._on(self.standby, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         await self._until(self.primary, "SELECT count(*) FROM pg_stat_replication", 0, "the standby is cut off")
         await self._until(self.standby, "SELECT count(*) FROM pg_stat_wal_receiver", 0, "the standby has given up receiving")
@@ -173,12 +174,16 @@ class Pair:
         """The primary goes on, also with the connections it has, but takes no writes. The standby has all that was written."""
         await self._on(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
         await self._until(self.primary, "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL", 0, "nobody writes any more")
-        await self._until(self.primary, "SELECT flush_lsn >= pg_current_wal_lsn() FROM pg_stat_replication", True, "the standby has it all")
+        await self._level()
 
     async def promote(self) -> None:
         """The standby takes over, whatever the primary does."""
         await self._on(self.standby, "SELECT pg_promote()")
         await self._until(self.standby, "SELECT pg_is_in_recovery()", False, "the standby takes writes")
+
+    async def _level(self) -> None:
+        level = "SELECT flush_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
+        await self._until(self.primary, level, True, "the standby has it all")
 
     async def _on(self, server: EmbeddedPostgres, *statements: str) -> Any:
         """The first value of the last of these statements."""
