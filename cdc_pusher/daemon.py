@@ -74,7 +74,7 @@ class Daemon:
         self._parts: dict[str, Part] = {}
         self._leases = Leases(self._me, frozenset(), self._changed.set)
         self._listener = Listener(settings.database.dsn, self._me, self._heard)
-        self._memories: dict[str, Memory] = {}
+        self._memories: dict[str, Memory] = {}  # by lease
         self._gauges = Gauges()
         self._monitor = Monitor(self._me, lambda: self._settings, self._gauges, self._hanging)
         self._housekeeping = Housekeeping(lambda: self._settings, self._leases, self._gauges, wake_intake=self._wake_intake)
@@ -143,9 +143,12 @@ class Daemon:
                 del self._parts[name]
             elif (new := wanted.get(name)) is None or new.key != part.key:
                 self._end(part)
+        for name in self._memories.keys() & self._leases.elsewhere:
+            del self._memories[name]  # others tell the EMP now what we do not know
         for name, lease in self._leases.held.items():
             if lease.leaving and name not in self._parts:
                 self._leases.give_back(name)
+                self._memories.pop(name, None)
             elif self._leases.daemons > 1 and name in self._parts and self._fails(self._parts[name]):
                 log.error("what this daemon has a lease for fails here: others may try", lease=name)
                 self._leases.avoid(name)
@@ -182,9 +185,9 @@ class Daemon:
 
     async def _serve(self, emp: str, part: Part) -> None:
         lease, settings = part.key
-        memory = self._memories.get(emp)
+        memory = self._memories.get(lease.name)
         if memory is None or memory.epoch != lease.epoch:
-            memory = self._memories[emp] = Memory(lease.epoch)
+            memory = self._memories[lease.name] = Memory(lease.epoch)
         while not part.stop.is_set():
             try:
                 async with EmpClient(settings) as client:

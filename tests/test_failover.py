@@ -234,6 +234,31 @@ async def test_everything_is_sent_again_where_nobody_remembers(dsn: str, tmp_pat
         assert sandbox.stats()["accepted"]["station"] == 4
 
 
+async def test_what_another_daemon_told_under_a_lease_that_was_lost_is_taken_back(tmp_path: Path) -> None:
+    """Where the new primary has it, the lane never went over: the lease is that of the first daemon still."""
+    async with pair(synchronous=False) as made, at_work(made, tmp_path) as (rigged, _), Sandbox(SandboxSettings(api_key=KEY)) as beta:
+        rigged.add_emp("beta", beta)
+        await rigged.build("s1", "s2")
+        first = await rigged.ready_daemon()
+        await rigged.quiet()
+        await made.cut()
+        second = await rigged.ready_daemon()
+        await until(lambda: '"lease": "lane beta"' in second.said, "the lane has gone over")
+        await rigged.sql(LOSSES["status"])
+        await until(lambda: told_of(beta, "status"), "the second daemon has told the EMP what will be lost")
+        await rigged.quiet()
+        await second.kill()
+        await made.fail_over("crash")
+        await rigged.connect_again()
+
+        async def taken_back() -> bool:
+            return await differences(rigged, beta) == []
+
+        await until(taken_back, "what the second daemon told is taken back", 60)
+        assert "everything is sent again" in first.said
+        assert first.exit_code is None
+
+
 async def test_request_whose_claim_was_lost_is_neither_overtaken_nor_the_last_word(tmp_path: Path) -> None:
     async with pair(synchronous=False) as made, at_work(made, tmp_path, request_timeout_s=20.0) as (rigged, sandbox):
         await rigged.build("s1", "s2")
