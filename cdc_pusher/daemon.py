@@ -143,8 +143,15 @@ class Daemon:
                 del self._parts[name]
             elif (new := wanted.get(name)) is None or new.key != part.key:
                 self._end(part)
-        for name in self._memories.keys() & self._leases.elsewhere:
-            del self._memories[name]  # others tell the EMP now what we do not know
+        self._let_go()
+        if not self._is_stopping:
+            for name, part in wanted.items():
+                if name not in self._parts:
+                    self._parts[name] = part
+                    part.begin(group, self._changed.set)
+
+    def _let_go(self) -> None:
+        """Give back leases under which nothing works any more, or that fail here; and forget what was told under those that others have."""
         for name, lease in self._leases.held.items():
             if lease.leaving and name not in self._parts:
                 self._leases.give_back(name)
@@ -152,11 +159,8 @@ class Daemon:
             elif self._leases.daemons > 1 and name in self._parts and self._fails(self._parts[name]):
                 log.error("what this daemon has a lease for fails here: others may try", lease=name)
                 self._leases.avoid(name)
-        if not self._is_stopping:
-            for name, part in wanted.items():
-                if name not in self._parts:
-                    self._parts[name] = part
-                    part.begin(group, self._changed.set)
+        for name in self._memories.keys() & self._leases.elsewhere:
+            del self._memories[name]  # its EMP is told now what we do not know
 
     def _fails(self, part: Part) -> bool:
         """Whether the part has not worked for some time, though the database is there: its lease could be renewed."""
