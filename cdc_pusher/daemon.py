@@ -74,7 +74,7 @@ class Daemon:
         self._parts: dict[str, Part] = {}
         self._leases = Leases(self._me, frozenset(), self._changed.set)
         self._listener = Listener(settings.database.dsn, self._me, self._heard)
-        self._memories: dict[str, Memory] = {}  # by lease
+        self._memories: dict[str, Memory] = {}
         self._gauges = Gauges()
         self._monitor = Monitor(self._me, lambda: self._settings, self._gauges, self._hanging)
         self._housekeeping = Housekeeping(lambda: self._settings, self._leases, self._gauges, wake_intake=self._wake_intake)
@@ -143,24 +143,17 @@ class Daemon:
                 del self._parts[name]
             elif (new := wanted.get(name)) is None or new.key != part.key:
                 self._end(part)
-        self._let_go()
+        for name, lease in self._leases.held.items():
+            if lease.leaving and name not in self._parts:
+                self._leases.give_back(name)
+            elif self._leases.daemons > 1 and name in self._parts and self._fails(self._parts[name]):
+                log.error("what this daemon has a lease for fails here: others may try", lease=name)
+                self._leases.avoid(name)
         if not self._is_stopping:
             for name, part in wanted.items():
                 if name not in self._parts:
                     self._parts[name] = part
                     part.begin(group, self._changed.set)
-
-    def _let_go(self) -> None:
-        """Give back leases under which nothing works any more, or that fail here; and forget what was told under those that others have."""
-        for name, lease in self._leases.held.items():
-            if lease.leaving and name not in self._parts:
-                self._leases.give_back(name)
-                self._memories.pop(name, None)
-            elif self._leases.daemons > 1 and name in self._parts and self._fails(self._parts[name]):
-                log.error("what this daemon has a lease for fails here: others may try", lease=name)
-                self._leases.avoid(name)
-        for name in self._memories.keys() & self._leases.elsewhere:
-            del self._memories[name]  # its EMP is told now what we do not know
 
     def _fails(self, part: Part) -> bool:
         """Whether the part has not worked for some time, though the database is there: its lease could be renewed."""
@@ -189,9 +182,8 @@ class Daemon:
 
     async def _serve(self, emp: str, part: Part) -> None:
         lease, settings = part.key
-        memory = self._memories.get(lease.name)
-        if memory is None or memory.epoch != lease.epoch:
-            memory = self._memories[lease.name] = Memory(lease.epoch)
+        memory = self._memories.setdefault(emp, Memory())
+        memory.begin(lease.epoch)
         while not part.stop.is_set():
             try:
                 async with EmpClient(settings) as client:
@@ -304,6 +296,7 @@ class Daemon:
                 logs.configure(self._settings.daemon.log_level)
                 metrics.reload_successful.set(1)
                 log.info("the new configuration is in use", emps=sorted(self._settings.emp))
+                self._memories = {emp: memory for emp, memory in self._memories.items() if emp in self._settings.emp}
         self._leases.want(self._our_leases())
         self._changed.set()
         self._reloading = None

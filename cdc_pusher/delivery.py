@@ -19,7 +19,7 @@ from typing import Any, get_args
 import psycopg
 import structlog
 
-from cdc_pusher import claims, logs, metrics
+from cdc_pusher import claims, failover, logs, metrics
 from cdc_pusher.claims import Claim, Result
 from cdc_pusher.client import EmpClient, TooLate
 from cdc_pusher.clock import now_s
@@ -30,7 +30,7 @@ from cdc_pusher.failover import Records
 from cdc_pusher.health import Health
 from cdc_pusher.horizon import Pace
 from cdc_pusher.lease import Lease, end_predecessor
-from cdc_pusher.memory import Memory
+from cdc_pusher.memory import Memory, told
 from cdc_pusher.model import Kind
 from cdc_pusher.part import IDLE_S, Part, wait
 
@@ -80,7 +80,7 @@ class Lane:
         self._requests: dict[asyncio.Task[None], Claim] = {}
         self._orphans: set[asyncio.Task[None]] = set()  # requests whose claims the database has lost
         self._memory = memory
-        self._records = Records(name, memory, epoch=lease.epoch, claim_s=self._claim_s, quiet_s=settings.quiet_time_s)
+        self._records = Records(name, memory, claim_s=self._claim_s, quiet_s=settings.quiet_time_s)
         self._results = memory.results
         self._check_at = float("-inf")
         self._error_at = float("-inf")
@@ -104,7 +104,7 @@ class Lane:
             await self.finish(part)
             await self._keep_books(conn, send=False)
         except LeaseLost as error:
-            self._lease.lose()
+            self._lease.refuse()
             log.warning("another daemon serves the EMP", emp=self.name, error=str(error))
         except psycopg.errors.LockNotAvailable:
             await end_predecessor(conn, self._lease.name)
@@ -138,16 +138,16 @@ class Lane:
 
     async def _keep_books(self, conn: Connection, *, send: bool) -> None:
         self._hold_back()
-        results, put_off = list(self._results), frozenset(self._health.put_off)
+        results, strays, put_off = list(self._results), list(self._memory.strays), frozenset(self._health.put_off)
         now, trips = now_s(), self._health.breaker.trips
         deadline = now + self._claim_s - self._settings.request_timeout_s
         async with conn.transaction():
             turn = await claims.lock_emp(conn, self.name, self._lease.epoch)
-            if turn.epoch < self._lease.epoch:
-                self._records.were_written_under(turn.epoch)
-            if not self._records.are_complete or now >= self._check_at:
-                await self._complete(conn)
+            self._memory.now = turn.now
+            if turn.epoch < self._lease.epoch or not self._records.are_complete or now >= self._check_at:
+                await self._complete(conn, turn.epoch)
             recorded = await self._record(conn, results) if results else claims.Recorded()
+            await failover.doubt(conn, self.name, strays)
             error_at = await self._note_error(conn, now, results)
             if now >= self._check_at:
                 await self._check(conn, now)
@@ -156,7 +156,7 @@ class Lane:
                 await claims.hasten(conn, self.name, hastened)
             room = 0 if turn.paused or not send else self._room(now, len(results))
             claimed = await self._claim(conn, room, turn.now) if room > 0 else []
-        del self._results[: len(results)]
+        del self._results[: len(results)], self._memory.strays[: len(strays)]
         self._noted, self._error_at = noted, error_at
         self._health.put_off -= hastened
         self._note(recorded.counted)
@@ -169,9 +169,9 @@ class Lane:
         self._width.set(self._health.window.size)
         self._send()
 
-    async def _complete(self, conn: Connection) -> None:
+    async def _complete(self, conn: Connection, lane_epoch: int) -> None:
         """On another server than before, the claims of what is under way are not known: nothing is sent beside that."""
-        if await self._records.complete(conn):
+        if await self._records.complete(conn, lane_epoch):
             self._put_back()
             self._orphans |= self._requests.keys()
             self._changed()
@@ -272,6 +272,8 @@ class Lane:
         self._memory.answered(result.claim, accepted=result.outcome == "accepted", uncertain=result.uncertain)
         if (task := asyncio.current_task()) is not None:
             self._requests.pop(task, None)
+            if task in self._orphans and result.uncertain:
+                self._memory.strays.append(told(result.claim, late=True))
             self._orphans.discard(task)
         self._hold_back()
         self._send()

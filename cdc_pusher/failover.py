@@ -7,7 +7,6 @@ records may be a new one, or one that has lost all of them: what the lane rememb
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
 import orjson
 import structlog
@@ -32,58 +31,69 @@ class Place:
 
 
 class Records:
-    """The records of one EMP on the server that a lane is connected to. `epoch`: of the lease that it works under.
+    """The records of one EMP on the server that a lane is connected to.
 
     `are_complete`: they have been looked after on this connection. Times in seconds: requests of others may be processed for as long as
     `claim_s`, which a claim lasts, and `quiet_s` after that.
     """
 
-    def __init__(self, emp: str, memory: Memory, *, epoch: int, claim_s: float, quiet_s: float) -> None:
+    def __init__(self, emp: str, memory: Memory, *, claim_s: float, quiet_s: float) -> None:
         self.are_complete = False
         self._emp = emp
         self._memory = memory
-        self._epoch = epoch
-        self._written_under = epoch
         self._claim_s, self._quiet_s = claim_s, quiet_s
         self._began_at = now_s()
+        self._timeline: str | None = None  # where we have been last
 
-    def were_written_under(self, epoch: int) -> None:
-        """The lane that wrote last on this server did so under another lease than ours."""
-        self.are_complete, self._written_under = False, epoch
+    async def complete(self, conn: Connection, lane_epoch: int) -> bool:
+        """Make good what this server may have lost; the last lane that wrote on it did so under the lease of this epoch.
 
-    async def complete(self, conn: Connection) -> bool:
-        """Make good what this server may have lost. Returns whether it may have: then it knows nothing of what is under way, either."""
+        Returns whether we have come from another server: this one may not know the claims of what is under way.
+        """
+        self.are_complete = False
         found = await self._place(conn)
-        if found is None or found.recorded_on == found.timeline:
-            self.are_complete = found is not None
+        if found is None:
             return False
-        told = self._memory.all(quiet_s=self._quiet_s)
-        is_blank = found.recorded_on is None  # no record was made here: what the CPO lists is sent anyway
-        knows_all = is_blank or await self._remembers(conn)
-        if not knows_all and now_s() - self._began_at < self._claim_s + self._quiet_s:
+        has_moved = self._timeline not in (None, found.timeline)
+        self._timeline = found.timeline
+        if found.recorded_on == found.timeline:
+            if self._memory.has_gap:
+                self._memory.close_gap()
+            self.are_complete = True
+            return has_moved
+        is_first = found.recorded_on is None and self._memory.is_empty  # as far as anybody knows, the EMP was told nothing
+        if is_first or await self._make_good(conn, lane_epoch):
+            await conn.execute(_sql.note_timeline, {"emp": self._emp, "timeline": found.timeline})
+            self.are_complete = True
+        return has_moved
+
+    async def _make_good(self, conn: Connection, lane_epoch: int) -> bool:
+        """Send again what the EMP was told and the server does not know, or everything. False: it is too early for that."""
+        if not self._memory.has_gap:
+            self._memory.has_gap = not await self._remembers(conn, lane_epoch)
+        if self._memory.has_gap and now_s() - self._began_at < self._claim_s + self._quiet_s:
             return False  # what others had sent may still be processed, and must not come after what we send
-        stations = await doubt(conn, self._emp, told)
-        if not knows_all:
+        stations = await doubt(conn, self._emp, self._memory.all(quiet_s=self._quiet_s))
+        if self._memory.has_gap:
             await outbox.order_walk(conn, [self._emp], "everything")
             log.warning("the database is another one than before: everything is sent again", emp=self._emp)
-        elif told or not is_blank:
+        else:
             log.warning("the database has failed over: what it may have lost is sent again", emp=self._emp, stations=stations)
-        await conn.execute(_sql.note_timeline, {"emp": self._emp, "timeline": found.timeline})
-        self.are_complete, self._written_under = True, self._epoch
-        return bool(told) or not is_blank
+        return True
 
     async def _place(self, conn: Connection) -> Place | None:
         """Where the EMP's records were made. None: the database does not know it."""
         row = await (await conn.execute(_sql.place, {"emp": self._emp})).fetchone()
         return Place(**row) if row else None
 
-    async def _remembers(self, conn: Connection) -> bool:
-        """Whether we know all that the EMP was told since the records end."""
-        if self._written_under < self._memory.epoch:
+    async def _remembers(self, conn: Connection, lane_epoch: int) -> bool:
+        """Whether we know all that the EMP was told since the server's records end."""
+        if lane_epoch < self._memory.epoch and self._memory.epoch > 1:  # what was told under leases between the two is known to others
             return False
+        if self._memory.since is None:
+            return True
         row = await (await conn.execute(_sql.last_delivery, {"emp": self._emp})).fetchone()
-        last: datetime | None = row["at"] if row else None
-        return last is None or self._memory.since < last
+        return row is not None and row["at"] is not None and self._memory.since <= row["at"]
 
 
 async def doubt(conn: Connection, emp: str, lost: Iterable[Told]) -> int:

@@ -54,7 +54,7 @@ class Intake:
             while not part.stop.is_set():
                 await self._with_source(conn, part)
         except LeaseLost as error:
-            self._lease.lose()
+            self._lease.refuse()
             log.warning("another daemon captures", error=str(error))
         except psycopg.errors.LockNotAvailable:
             await end_predecessor(conn, self._lease.name)

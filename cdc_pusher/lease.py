@@ -4,7 +4,10 @@ Postgres alone coordinates them, with rows: a lease has a holder, an epoch that 
 daemon may take it. `keep` renews what is ours once in `BEAT_S`; by our monotonic clock a lease is ours until `MARGIN_S` before the database
 would give it to somebody else, counted from before the renewal was sent. So who holds no lease any more knows it before somebody else does,
 even if the database is out of reach, or the process was stopped and wakes up. What is written under a lease carries its epoch, and is
-refused when a later one has written (`outbox.lock_emp`, `outbox.lock_capture`).
+refused when a later one has written (`claims.lock_emp`, `outbox.lock_capture`).
+
+A fail-over may take the rows back in time. So whoever comes with a later epoch than a row has, has the lease; and who did not hold it all
+the while never goes on under an old epoch, but takes a new one.
 
 Never sends anything, and never starts or stops what works under a lease: it says what is held (`held`), and is told what has ended.
 """
@@ -21,7 +24,7 @@ from psycopg.rows import DictRow
 
 from cdc_pusher import __version__, metrics
 from cdc_pusher.clock import now_s
-from cdc_pusher.database import Connection
+from cdc_pusher.database import Connection, as_json
 from cdc_pusher.part import Part, wait
 from cdc_pusher.roster import Roster
 from cdc_pusher.sql import queries
@@ -43,20 +46,24 @@ def daemon_name() -> str:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Lease:
-    """One that we have. `valid_until`: seconds of our clock (`clock`); `leaving`: it is to be given back when its work has ended."""
+    """One that we have. `valid_until`: seconds of our clock (`clock`); `leaving`: it is to be given back when its work has ended.
+
+    `is_refused`: somebody has written under a later one.
+    """
 
     name: str
     epoch: int
     valid_until: float
     leaving: bool = False
+    is_refused: bool = False
 
     def is_valid(self) -> bool:
         """Whether nobody else can have it yet."""
-        return now_s() < self.valid_until
+        return not self.is_refused and now_s() < self.valid_until
 
-    def lose(self) -> None:
-        """Somebody else has it."""
-        self.valid_until = float("-inf")
+    def refuse(self) -> None:
+        """Nothing more is done under it; it is given back, and may be taken anew."""
+        self.is_refused = self.leaving = True
 
 
 async def end_predecessor(conn: Connection, name: str) -> None:
@@ -76,6 +83,8 @@ class Leases:
     daemons: int = 0
     listens: bool = False  # for people to see
     elsewhere: frozenset[str] = frozenset()  # those that other living daemons have
+    _epochs: dict[str, int] = field(default_factory=dict)  # the last that we had
+    _resumable: dict[str, int] = field(default_factory=dict)  # that ran out while nobody else was there to take them; name, epoch
     _avoided_until: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _differ: bool = False
@@ -88,6 +97,7 @@ class Leases:
             return
         for gone in self.wanted - frozenset(names):
             metrics.lease_held.remove(gone)
+            self._epochs.pop(gone, None)
         self.wanted = frozenset(names)
         self._show()
         self._poke.set()
@@ -114,9 +124,11 @@ class Leases:
 
     def expire(self) -> None:
         """Forget what is not ours any more by the clock, whatever the database says; called when it does not answer."""
-        if lost := [name for name, lease in self.held.items() if not lease.is_valid()]:
+        if lost := [name for name, lease in self.held.items() if not lease.is_valid() and not lease.is_refused]:
             for name in lost:
-                del self.held[name]
+                lease = self.held.pop(name)
+                if self.daemons <= 1:
+                    self._resumable[name] = lease.epoch
             log.error("leases are lost: the database was out of reach for too long", leases=lost)
             self._show()
             self.changed()
@@ -143,8 +155,10 @@ class Leases:
         ended = sorted(self._ended)
         if ended:
             await conn.execute(_sql.give_back, {"me": self.me, "names": ended})
+        held = self._resumable | {name: lease.epoch for name, lease in self.held.items() if name not in ended}
         spoken = {
             "me": self.me,
+            "held": as_json(held),
             "version": __version__,
             "leases": names,
             "wants": sorted(self.wanted),
@@ -157,11 +171,13 @@ class Leases:
         ours: dict[str, int] = found["ours"]
         roster = self._roster(found)
         if to_take := roster.to_take(self.me):
-            taken = await conn.execute(_sql.take, {"me": self.me, "names": list(to_take), "lease_s": LEASE_S})
+            chosen = {"me": self.me, "names": list(to_take), "epochs": as_json(self._epochs), "lease_s": LEASE_S}
+            taken = await conn.execute(_sql.take, chosen)
             ours |= {row["name"]: row["epoch"] for row in await taken.fetchall()}
         self.daemons = len(roster.daemons)
         self.elsewhere = frozenset(name for name, holder in roster.holders.items() if holder not in (None, self.me))
         self._ended.difference_update(ended)
+        self._resumable.clear()
         self._note(ours, began + LEASE_S - MARGIN_S, roster.to_give(self.me))
 
     def _roster(self, found: DictRow) -> Roster:
@@ -187,6 +203,7 @@ class Leases:
             del self.held[name]
             changed = True
             log.info("lease is ours no more", lease=name)
+        self._epochs |= ours
         for name, epoch in ours.items():
             lease = self.held.get(name)
             if lease is None:

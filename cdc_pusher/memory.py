@@ -1,13 +1,13 @@
 """What an EMP was told lately, in case the database does not have it: an answer that could not be recorded while the database was away, and
 what it loses when it fails over to a server that had not got it yet.
 
-It outlives the lane that fills it, but not the time in which the lane is this daemon's: what another daemon has told since, we do not know.
+It outlives the lane that fills it, but not the lease under which that works: between two leases others may tell the EMP more.
 Never more than `MOST` messages; when older ones are forgotten, `since` says from when on everything is remembered.
 """
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
 
@@ -47,14 +47,38 @@ class _Last:
 
 
 class Memory:
-    """Of one EMP. `epoch`: of the lease under which it is filled; `results`: what is answered and not recorded yet."""
+    """Of one EMP.
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    `epoch`: of the lease under which it is filled. `results`: what is answered and not recorded yet; `strays`: what was told, perhaps, by
+    requests whose claims the database has lost, and is not in doubt there yet. `now`: by the database's clock, when books were kept last;
+    `since`: by the same clock, from when on everything is remembered, None: all that was told under the lease. `has_gap`: a server lacks
+    records of what we do not remember either, until everything has been ordered to be sent there.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
         self.results: list[Result] = []
-        self.since = datetime.now(UTC)
+        self.strays: list[Told] = []
+        self.now: datetime | None = None
+        self.since: datetime | None = None
+        self.has_gap = False
         self._last: dict[Message, _Last] = {}
         self._sending: dict[Message, Claim] = {}
+
+    def begin(self, epoch: int) -> None:
+        """What follows is told under the lease of this epoch; what was told under another may have been overtaken, and counts no more."""
+        if epoch != self.epoch:
+            self.epoch, self.since, self.has_gap = epoch, None, False
+            self._last.clear()
+
+    def close_gap(self) -> None:
+        """Everything is ordered to be sent: another server that has records of later than now has that order, too."""
+        self.since, self.has_gap = self.now, False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the EMP was told nothing under the lease."""
+        return not self._last and not self._sending
 
     def sent(self, claim: Claim) -> None:
         """Its request goes out now."""
@@ -71,7 +95,7 @@ class Memory:
         self._last[message] = _Last(told(claim), late_at)
         if len(self._last) > MOST:
             del self._last[next(iter(self._last))]
-            self.since = datetime.now(UTC)
+            self.since = self.now
 
     def all(self, *, quiet_s: float) -> list[Told]:
         """The last word of each message; `late` if a request may still be processed after it, which is over after `quiet_s` seconds."""

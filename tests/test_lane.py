@@ -38,7 +38,7 @@ async def at_work(cpo: Rig, sandbox: Sandbox) -> AsyncIterator[tuple[Hand, Lane]
         async with EmpClient(daemon.settings.emp["a"]) as client:
             lease = Lease(name="lane a", epoch=1, valid_until=now_s() + 60.0)
             wake = asyncio.Event()
-            lane = Lane("a", daemon.settings.emp["a"], client, lease, Memory(1), daemon="here", wake=wake, changed=lambda: None)
+            lane = Lane("a", daemon.settings.emp["a"], client, lease, Memory(), daemon="here", wake=wake, changed=lambda: None)
             await lane._keep_books(daemon.conn, send=True)
             await until(lambda: len(lane._results) == WIDTH, "the EMP has answered")
             sandbox.set_faults([{"kind": "hang"}])

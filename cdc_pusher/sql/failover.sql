@@ -20,8 +20,8 @@ SET timeline = %(timeline)s
 WHERE name = %(emp)s
 
 -- name: doubt
--- The EMP was told this, and the database has lost the record of it: it counts as possibly applied, and all of it is captured again. A station
--- that is not known any more has a row again, so that it can be deleted at the EMP.
+-- The EMP was told this, and the database has lost the record of it: it counts as possibly applied, and all of it is captured again. What is
+-- not known any more has a row again: a station, so that it can be deleted at the EMP; a status, because it may still be processed late.
 WITH told AS (
     SELECT *
     FROM jsonb_to_recordset(%(told)s) AS r (kind text, key text, station_id text, payload jsonb, late boolean)
@@ -49,6 +49,7 @@ WITH told AS (
         'the database has lost what the EMP was told', 0, clock_timestamp()
     FROM told
     WHERE kind = 'station'
+       OR late
     ON CONFLICT (emp, kind, key) DO NOTHING
     RETURNING station_id
 )

@@ -1,7 +1,8 @@
 -- name: beat
--- Say that we live and which leases we could have, and keep those that we have (`ours`). Then who has which lease (`holders`; NULL: whoever
--- comes may take it), and the daemons that live, the leases that each could have now and by its configuration, and whether it has lived for
--- some time. What this statement has written it does not see, but returns.
+-- Say that we live and which leases we could have, and keep those that we have (`ours`). Those that we hold by our own clock are ours although
+-- a fail-over has taken back that we took them: then the row has an earlier epoch than ours, or there is none. Then who has which lease
+-- (`holders`; NULL: whoever comes may take it), and the daemons that live, the leases that each could have now and by its configuration, and
+-- whether it has lived for some time. What this statement has written it does not see, but returns.
 WITH spoken AS (
     INSERT INTO cdc_pusher.daemon AS d (name, version, leases, wants, listens, expires_at)
     VALUES (%(me)s, %(version)s, %(leases)s, %(wants)s, %(listens)s, clock_timestamp() + make_interval(secs => %(lease_s)s))
@@ -11,25 +12,41 @@ WITH spoken AS (
         listens = excluded.listens,
         expires_at = excluded.expires_at
     RETURNING d.name, d.leases, d.wants, d.started_at
+), kept AS (
+    SELECT key AS name, value::bigint AS epoch
+    FROM jsonb_each_text(%(held)s)
 ), wanted AS (
-    INSERT INTO cdc_pusher.lease (name)
-    SELECT unnest(%(leases)s::text[])
-    EXCEPT
-    SELECT name FROM cdc_pusher.lease
+    INSERT INTO cdc_pusher.lease AS l (name, holder, epoch, taken_at, expires_at)
+    SELECT name, k.holder, coalesce(k.epoch, 0), clock_timestamp(), clock_timestamp() + make_interval(secs => %(lease_s)s)
+    FROM unnest(%(leases)s::text[]) AS w (name)
+    LEFT JOIN (SELECT name, epoch, %(me)s AS holder FROM kept) AS k USING (name)
+    WHERE NOT EXISTS (SELECT FROM cdc_pusher.lease AS l WHERE l.name = w.name)
     ON CONFLICT (name) DO NOTHING
-    RETURNING name
+    RETURNING l.name, l.holder, l.epoch
 ), renewed AS (
-    UPDATE cdc_pusher.lease
-    SET expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-    WHERE holder = %(me)s
-    RETURNING name, epoch
+    UPDATE cdc_pusher.lease AS l
+    SET holder = %(me)s,
+        epoch = k.epoch,
+        taken_at = CASE WHEN l.holder = %(me)s THEN l.taken_at ELSE clock_timestamp() END,
+        expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
+    FROM kept AS k
+    WHERE l.name = k.name
+      AND (l.epoch < k.epoch OR (l.epoch = k.epoch AND l.holder = %(me)s))
+    RETURNING l.name, l.epoch
+), ours AS (
+    SELECT name, epoch
+    FROM renewed
+    UNION ALL
+    SELECT name, epoch
+    FROM wanted
+    WHERE holder IS NOT NULL
 ), held AS (
     SELECT l.name, CASE WHEN r.name IS NOT NULL THEN %(me)s WHEN l.expires_at > clock_timestamp() THEN l.holder END AS holder
     FROM cdc_pusher.lease AS l
     LEFT JOIN renewed AS r
         ON r.name = l.name
     UNION ALL
-    SELECT name, NULL
+    SELECT name, holder
     FROM wanted
 ), living AS (
     SELECT name, leases, wants, started_at
@@ -41,7 +58,7 @@ WITH spoken AS (
     FROM spoken
 )
 SELECT
-    (SELECT coalesce(jsonb_object_agg(name, epoch), '{}') FROM renewed) AS ours,
+    (SELECT coalesce(jsonb_object_agg(name, epoch), '{}') FROM ours) AS ours,
     (SELECT coalesce(jsonb_object_agg(name, holder), '{}') FROM held) AS holders,
     (
         SELECT jsonb_agg(jsonb_build_object(
@@ -54,7 +71,7 @@ SELECT
     ) AS daemons
 
 -- name: take
--- Become the holder of leases that nobody has.
+-- Become the holder of leases that nobody has, under epochs (`epochs`: the last that we had) that no other holder has written under.
 WITH free AS (
     SELECT name
     FROM cdc_pusher.lease
@@ -65,7 +82,12 @@ WITH free AS (
 )
 UPDATE cdc_pusher.lease AS l
 SET holder = %(me)s,
-    epoch = l.epoch + 1,
+    epoch = 1 + greatest(
+        l.epoch,
+        (%(epochs)s::jsonb ->> l.name)::bigint,
+        (SELECT e.lane_epoch FROM cdc_pusher.emp AS e WHERE 'lane ' || e.name = l.name),
+        (SELECT c.epoch FROM cdc_pusher.capture AS c WHERE l.name = 'capture')
+    ),
     taken_at = clock_timestamp(),
     expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
 FROM free
