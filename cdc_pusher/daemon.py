@@ -183,7 +183,7 @@ class Daemon:
     async def _serve(self, emp: str, part: Part) -> None:
         lease, settings = part.key
         memory = self._memories.setdefault(emp, Memory())
-        memory.begin(lease.epoch)
+        memory.begin(lease.epoch, has_gap=lease.had_lapsed)
         while not part.stop.is_set():
             try:
                 async with EmpClient(settings) as client:
@@ -218,6 +218,7 @@ class Daemon:
             self._wake_intake()
 
     async def _pulse(self, conn: Connection, part: Part) -> None:
+        self._wake_lanes(self._settings.emp)  # if the server is another one, those that have nothing to do have to look at it, too
         pace = Pace()
         while not part.stop.is_set():
             began = time.monotonic()

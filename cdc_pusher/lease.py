@@ -6,8 +6,8 @@ would give it to somebody else, counted from before the renewal was sent. So who
 even if the database is out of reach, or the process was stopped and wakes up. What is written under a lease carries its epoch, and is
 refused when a later one has written (`claims.lock_emp`, `outbox.lock_capture`).
 
-A fail-over may take the rows back in time. So whoever comes with a later epoch than a row has, has the lease; and who did not hold it all
-the while never goes on under an old epoch, but takes a new one.
+A fail-over may take the rows back in time. So whoever comes with a later epoch than a row has, has the lease: it was taken on the server
+that was before.
 
 Never sends anything, and never starts or stops what works under a lease: it says what is held (`held`), and is told what has ended.
 """
@@ -48,7 +48,7 @@ def daemon_name() -> str:
 class Lease:
     """One that we have. `valid_until`: seconds of our clock (`clock`); `leaving`: it is to be given back when its work has ended.
 
-    `is_refused`: somebody has written under a later one.
+    `is_refused`: somebody has written under a later one. `had_lapsed`: it has run out meanwhile, while there were other daemons.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Lease:
     valid_until: float
     leaving: bool = False
     is_refused: bool = False
+    had_lapsed: bool = False
 
     def is_valid(self) -> bool:
         """Whether nobody else can have it yet."""
@@ -84,7 +85,8 @@ class Leases:
     listens: bool = False  # for people to see
     elsewhere: frozenset[str] = frozenset()  # those that other living daemons have
     _epochs: dict[str, int] = field(default_factory=dict)  # the last that we had
-    _resumable: dict[str, int] = field(default_factory=dict)  # that ran out while nobody else was there to take them; name, epoch
+    _lapsed: dict[str, Lease] = field(default_factory=dict)  # that ran out while the database was out of reach
+    _patient_until: float = float("-inf")
     _avoided_until: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _differ: bool = False
@@ -126,9 +128,8 @@ class Leases:
         """Forget what is not ours any more by the clock, whatever the database says; called when it does not answer."""
         if lost := [name for name, lease in self.held.items() if not lease.is_valid() and not lease.is_refused]:
             for name in lost:
-                lease = self.held.pop(name)
-                if self.daemons <= 1:
-                    self._resumable[name] = lease.epoch
+                self._lapsed[name] = lease = self.held.pop(name)
+                lease.had_lapsed = lease.had_lapsed or self.daemons > 1
             log.error("leases are lost: the database was out of reach for too long", leases=lost)
             self._show()
             self.changed()
@@ -139,7 +140,12 @@ class Leases:
         return self._leaving and not self.held
 
     async def keep(self, conn: Connection, part: Part) -> None:
-        """Renew, take and give back until all is given back after `leave`. Raises psycopg errors and `TimeoutError`: connect again."""
+        """Renew, take and give back until all is given back after `leave`. Raises psycopg errors and `TimeoutError`: connect again.
+
+        Whoever comes back takes nothing while holders of what is free may come back, too: a fail-over may have taken back their leases.
+        """
+        if self.daemons:
+            self._patient_until = now_s() + LEASE_S
         await conn.execute(_sql.bury)
         while not self.is_done:
             self._poke.clear()
@@ -155,7 +161,7 @@ class Leases:
         ended = sorted(self._ended)
         if ended:
             await conn.execute(_sql.give_back, {"me": self.me, "names": ended})
-        held = self._resumable | {name: lease.epoch for name, lease in self.held.items() if name not in ended}
+        held = {name: lease.epoch for name, lease in (self._lapsed | self.held).items() if name not in ended}
         spoken = {
             "me": self.me,
             "held": as_json(held),
@@ -170,14 +176,13 @@ class Leases:
         assert found is not None, "an aggregate has a row"
         ours: dict[str, int] = found["ours"]
         roster = self._roster(found)
-        if to_take := roster.to_take(self.me):
+        if began >= self._patient_until and (to_take := roster.to_take(self.me)):
             chosen = {"me": self.me, "names": list(to_take), "epochs": as_json(self._epochs), "lease_s": LEASE_S}
             taken = await conn.execute(_sql.take, chosen)
             ours |= {row["name"]: row["epoch"] for row in await taken.fetchall()}
         self.daemons = len(roster.daemons)
         self.elsewhere = frozenset(name for name, holder in roster.holders.items() if holder not in (None, self.me))
         self._ended.difference_update(ended)
-        self._resumable.clear()
         self._note(ours, began + LEASE_S - MARGIN_S, roster.to_give(self.me))
 
     def _roster(self, found: DictRow) -> Roster:
@@ -207,12 +212,15 @@ class Leases:
         for name, epoch in ours.items():
             lease = self.held.get(name)
             if lease is None:
-                self.held[name] = Lease(name=name, epoch=epoch, valid_until=valid_until)
+                before = self._lapsed.get(name)
+                had_lapsed = before is not None and before.had_lapsed and before.epoch == epoch
+                self.held[name] = Lease(name=name, epoch=epoch, valid_until=valid_until, had_lapsed=had_lapsed)
                 changed = True
                 metrics.lease_taken.labels(name).inc()
                 log.info("lease taken", lease=name, epoch=epoch, daemon=self.me)
             else:
                 lease.valid_until = valid_until
+        self._lapsed.clear()
         for name, lease in self.held.items():
             if not lease.leaving and (name not in self._offers() or name == to_give):
                 lease.leaving = True

@@ -51,8 +51,8 @@ class Memory:
 
     `epoch`: of the lease under which it is filled. `results`: what is answered and not recorded yet; `strays`: what was told, perhaps, by
     requests whose claims the database has lost, and is not in doubt there yet. `now`: by the database's clock, when books were kept last;
-    `since`: by the same clock, from when on everything is remembered, None: all that was told under the lease. `has_gap`: a server lacks
-    records of what we do not remember either, until everything has been ordered to be sent there.
+    `since`: by the same clock, from when on everything is remembered, None: all that was told under the lease. `has_gap`: another
+    server may lack records of what we do not remember either.
     """
 
     def __init__(self) -> None:
@@ -65,14 +65,18 @@ class Memory:
         self._last: dict[Message, _Last] = {}
         self._sending: dict[Message, Claim] = {}
 
-    def begin(self, epoch: int) -> None:
-        """What follows is told under the lease of this epoch; what was told under another may have been overtaken, and counts no more."""
+    def begin(self, epoch: int, *, has_gap: bool = False) -> None:
+        """What follows is told under the lease of this epoch; what was told under another may have been overtaken, and counts no more.
+
+        `has_gap`: others may have told the EMP something since we did.
+        """
         if epoch != self.epoch:
             self.epoch, self.since, self.has_gap = epoch, None, False
             self._last.clear()
+        self.has_gap = self.has_gap or has_gap
 
     def close_gap(self) -> None:
-        """Everything is ordered to be sent: another server that has records of later than now has that order, too."""
+        """The server has all records, or is to send everything: so has any other that has records of later than now."""
         self.since, self.has_gap = self.now, False
 
     @property

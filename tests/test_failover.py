@@ -7,11 +7,13 @@ own records of what the EMP was told; what such a loss leaves behind is stated h
 import asyncio
 import contextlib
 import itertools
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +22,7 @@ import psycopg
 import pytest
 from pair import Disaster, Pair, can_vanish, pair
 from psycopg.conninfo import make_conninfo
-from rig import KEY, Rig, Row, connected, evse_id, rig, until
+from rig import KEY, Daemon, Rig, Row, connected, evse_id, rig, until
 from verdict import concerned, story, verdict
 from workload import Workload
 
@@ -234,29 +236,109 @@ async def test_everything_is_sent_again_where_nobody_remembers(dsn: str, tmp_pat
         assert sandbox.stats()["accepted"]["station"] == 4
 
 
-async def test_what_another_daemon_told_under_a_lease_that_was_lost_is_taken_back(tmp_path: Path) -> None:
-    """Where the new primary has it, the lane never went over: the lease is that of the first daemon still."""
-    async with pair(synchronous=False) as made, at_work(made, tmp_path) as (rigged, _), Sandbox(SandboxSettings(api_key=KEY)) as beta:
-        rigged.add_emp("beta", beta)
+async def test_what_is_told_by_a_daemon_that_was_restarted_is_taken_back_where_there_is_no_record(tmp_path: Path) -> None:
+    """The lane has had an earlier lease: on the new primary there is none at all."""
+    async with pair(synchronous=False) as made, at_work(made, tmp_path) as (rigged, sandbox):
+        await rigged.build("s1", "s2")
+        await made.cut()
+        await (await rigged.ready_daemon()).kill()
+        daemon = await rigged.ready_daemon()
+        await rigged.quiet()
+        await rigged.sql(LOSSES["creation"])
+        await until(lambda: told_of(sandbox, "creation"), "the EMP is told of what will be lost")
+        await rigged.quiet()
+        await made.fail_over("crash")
+        await rigged.connect_again()
+        await until(lambda: "everything is sent again" in daemon.said, "who was served by others before looks after that", 60)
+        await until(partial(holds_the_same, rigged, sandbox), "what was lost is taken back")
+        await rigged.set_status("s2", "Reserved")
+        await until(partial(holds_the_same, rigged, sandbox), "the new primary is served")
+
+
+@pytest.mark.parametrize("way", ["given", "taken"])
+async def test_what_another_daemon_told_under_a_lease_that_was_lost_is_taken_back(way: str, tmp_path: Path) -> None:
+    """As the new primary has it, the lane never went over: it is that of the first daemon, which does not know what was told since."""
+    async with pair(synchronous=False) as made, two_emps(made, tmp_path) as (rigged, alpha, beta):
         await rigged.build("s1", "s2")
         first = await rigged.ready_daemon()
         await rigged.quiet()
-        await made.cut()
-        second = await rigged.ready_daemon()
-        await until(lambda: '"lease": "lane beta"' in second.said, "the lane has gone over")
+        if way == "given":
+            await made.cut()
+            second = await rigged.ready_daemon()
+            await until(partial(serves, second, "beta"), "the lane has gone over")
+        else:
+            second = await rigged.ready_daemon()
+            await until(partial(serves, second, "beta"), "the lanes are shared")
+            await rigged.quiet()
+            await made.cut()
+            first.send_signal(signal.SIGSTOP)
+            await until(partial(serves, second, "alpha"), "the lane is taken over", 30)
+        emp = beta if way == "given" else alpha
         await rigged.sql(LOSSES["status"])
-        await until(lambda: told_of(beta, "status"), "the second daemon has told the EMP what will be lost")
+        await until(lambda: told_of(emp, "status"), "the second daemon has told the EMP what will be lost")
         await rigged.quiet()
         await second.kill()
         await made.fail_over("crash")
+        first.send_signal(signal.SIGCONT)
         await rigged.connect_again()
-
-        async def taken_back() -> bool:
-            return await differences(rigged, beta) == []
-
-        await until(taken_back, "what the second daemon told is taken back", 60)
+        await rigged.set_status("s2", "Reserved")
+        await until(lambda: emp.stations["s2"]["statuses"][evse_id("s2")] == "Reserved", "the first daemon serves the new primary", 60)
+        await until(partial(holds_the_same, rigged, emp), "what the second daemon told is taken back", 60)
         assert "everything is sent again" in first.said
         assert first.exit_code is None
+
+
+async def test_who_has_taken_a_lane_keeps_it_when_that_is_lost(tmp_path: Path) -> None:
+    async with pair(synchronous=False) as made, two_emps(made, tmp_path) as (rigged, alpha, beta):
+        await rigged.build("s1", "s2")
+        await rigged.ready_daemon()
+        await rigged.quiet()
+        await made.cut()
+        second = await rigged.ready_daemon()
+        await until(partial(serves, second, "beta"), "the lane has gone over")
+        await rigged.sql(LOSSES["creation"])
+        await until(lambda: told_of(alpha, "creation") and told_of(beta, "creation"), "both EMPs are told what will be lost")
+        await rigged.quiet()
+        await made.fail_over("crash")
+        await rigged.connect_again()
+        for emp in (alpha, beta):
+            await until(partial(holds_the_same, rigged, emp), "the EMP holds what is in the database", 60)
+            assert emp.stats()["overlaps"] == 0
+
+
+async def holds_the_same(rigged: Rig, sandbox: Sandbox) -> bool:
+    return await differences(rigged, sandbox) == []
+
+
+@asynccontextmanager
+async def two_emps(made: Pair, directory: Path) -> AsyncIterator[tuple[Rig, Sandbox, Sandbox]]:
+    async with at_work(made, directory) as (rigged, alpha), Sandbox(SandboxSettings(api_key=KEY)) as beta:
+        rigged.add_emp("beta", beta)
+        yield rigged, alpha, beta
+
+
+def serves(daemon: Daemon, emp: str) -> bool:
+    """Whether it has ever served this EMP."""
+    return f'"lease": "lane {emp}", "epoch"' in daemon.said
+
+
+async def test_request_that_outlives_every_record_of_it_is_not_the_last_word(tmp_path: Path) -> None:
+    """The EMP processes it when nobody waits for it any more, and after what follows it."""
+    async with pair(synchronous=False) as made, at_work(made, tmp_path, request_timeout_s=6.0, quiet_time_s=4.0) as (rigged, sandbox):
+        await rigged.build("s1", "s2")
+        await made.cut()
+        await rigged.ready_daemon()
+        await rigged.quiet()
+        sandbox.set_faults([{"kind": "delay", "seconds": 9.0, "match": "status", "times": 1}])
+        await rigged.set_status("s1", "Occupied")
+        await until(lambda: sandbox.stats()["faults"], "the request is at the EMP")
+        await made.fail_over("crash")
+        await rigged.connect_again()
+        await rigged.set_status("s1", "Reserved")
+        await until(lambda: {"Occupied", "Reserved"} <= statuses_told(sandbox, "s1"), "the EMP has taken both")
+        await rigged.quiet()
+        assert await differences(rigged, sandbox) == []
+        assert sandbox.stats()["overlaps"] == 0
 
 
 async def test_request_whose_claim_was_lost_is_neither_overtaken_nor_the_last_word(tmp_path: Path) -> None:

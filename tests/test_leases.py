@@ -241,7 +241,7 @@ async def test_lanes_go_over_to_daemons_that_join_and_nothing_is_sent_twice(rigg
     assert len({row["host"] for row in served}) > 1, "a lane has gone over"
 
 
-async def test_who_has_lost_a_lease_without_knowing_it_writes_nothing(rigged: Rig, emps: Emps) -> None:
+async def test_who_has_lost_a_lease_without_knowing_it_takes_another_before_it_writes(rigged: Rig, emps: Emps) -> None:
     """The clock of the database has jumped, say, and another daemon has come and gone. Who finds nobody there takes the lease anew."""
     await rigged.build("s1")
     daemon = await rigged.ready_daemon()
