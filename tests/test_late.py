@@ -7,7 +7,8 @@ import pytest
 from hand import Hand, hand
 from rig import Rig, evse_id, rig
 
-from cdc_pusher import claims
+from cdc_pusher import claims, failover
+from cdc_pusher.memory import Told
 
 QUIET_S = 60.0
 STATE = "SELECT state FROM cdc_pusher.outbox WHERE kind = 'status'"
@@ -76,3 +77,20 @@ async def test_what_nobody_wants_is_remembered_until_the_quiet_time_is_over_what
                 await claims.lock_emp(daemon.conn, "a")
                 await claims.forget(daemon.conn, "a", quiet_s=QUIET_S)
             assert await cpo.value(remembered, evse=evse_id("s2")) == rows
+
+
+async def test_what_may_be_processed_late_is_remembered_where_its_row_was_lost(cpo: Rig) -> None:
+    late = Told(kind="status", key=evse_id("s1"), station_id="s1", payload=b'{"status": "Occupied"}', late=True)
+    async with hand(cpo.dsn) as daemon:
+        await daemon.capture()
+        assert await daemon.claim()
+        await cpo.sql("DELETE FROM cdc_pusher.outbox")  # as on a server that has none of this
+        async with daemon.conn.transaction():
+            await claims.lock_emp(daemon.conn, "a")
+            await failover.doubt(daemon.conn, "a", [late])
+        await cpo.sql("UPDATE station SET name = 'captured'")
+        await daemon.capture()
+        await daemon.answer((await daemon.claim())["s1"])
+        claim = (await daemon.claim(quiet_s=QUIET_S))[evse_id("s1")]  # the EMP takes this one first, and then the other
+        await daemon.answer(claim, quiet_s=QUIET_S)
+        assert await cpo.value(STATE) == "pending"
