@@ -297,7 +297,9 @@ class Daemon:
                 logs.configure(self._settings.daemon.log_level)
                 metrics.reload_successful.set(1)
                 log.info("the new configuration is in use", emps=sorted(self._settings.emp))
-                self._memories = {emp: memory for emp, memory in self._memories.items() if emp in self._settings.emp}
+                gone = [emp for emp in self._memories if emp not in self._settings.emp and lane(emp) not in self._leases.held]
+                for emp in gone:
+                    del self._memories[emp]
         self._leases.want(self._our_leases())
         self._changed.set()
         self._reloading = None

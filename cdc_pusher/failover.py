@@ -61,8 +61,7 @@ class Records:
                 self._memory.close_gap()
             self.are_complete = True
             return has_moved
-        is_first = found.recorded_on is None and self._memory.is_empty  # as far as anybody knows, the EMP was told nothing
-        if is_first or await self._make_good(conn, lane_epoch):
+        if (found.recorded_on is None and self._memory.is_new) or await self._make_good(conn, lane_epoch):
             await conn.execute(_sql.note_timeline, {"emp": self._emp, "timeline": found.timeline})
             self.are_complete = True
         return has_moved

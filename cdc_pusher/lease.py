@@ -7,7 +7,7 @@ even if the database is out of reach, or the process was stopped and wakes up. W
 refused when a later one has written (`claims.lock_emp`, `outbox.lock_capture`).
 
 A fail-over may take the rows back in time. So whoever comes with a later epoch than a row has, has the lease: it was taken on the server
-that was before.
+that was before. And on a new primary nothing is taken for a while, since what is free there may have a holder who is about to come.
 
 Never sends anything, and never starts or stops what works under a lease: it says what is held (`held`), and is told what has ended.
 """
@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 LEASE_S = 6.0
 MARGIN_S = 1.5
 BEAT_S = 2.0
+PATIENCE_S = 20.0  # longer than any daemon takes to find a new primary
 SETTLED_S = 5.0  # a daemon that has lived for so long is given leases that others have; before, only free ones
 AVOID_S = 60.0  # how long a lease is left to others when what works under it fails here
 
@@ -86,6 +87,7 @@ class Leases:
     elsewhere: frozenset[str] = frozenset()  # those that other living daemons have
     _epochs: dict[str, int] = field(default_factory=dict)  # the last that we had
     _lapsed: dict[str, Lease] = field(default_factory=dict)  # that ran out while the database was out of reach
+    _timeline: str | None = None  # of the server that answered last
     _patient_until: float = float("-inf")
     _avoided_until: dict[str, float] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
@@ -99,7 +101,6 @@ class Leases:
             return
         for gone in self.wanted - frozenset(names):
             metrics.lease_held.remove(gone)
-            self._epochs.pop(gone, None)
         self.wanted = frozenset(names)
         self._show()
         self._poke.set()
@@ -140,12 +141,7 @@ class Leases:
         return self._leaving and not self.held
 
     async def keep(self, conn: Connection, part: Part) -> None:
-        """Renew, take and give back until all is given back after `leave`. Raises psycopg errors and `TimeoutError`: connect again.
-
-        Whoever comes back takes nothing while holders of what is free may come back, too: a fail-over may have taken back their leases.
-        """
-        if self.daemons:
-            self._patient_until = now_s() + LEASE_S
+        """Renew, take and give back until all is given back after `leave`. Raises psycopg errors and `TimeoutError`: connect again."""
         await conn.execute(_sql.bury)
         while not self.is_done:
             self._poke.clear()
@@ -157,6 +153,7 @@ class Leases:
         await conn.execute(_sql.leave, {"me": self.me})
 
     async def _beat(self, conn: Connection) -> None:
+        self.expire()
         began, names = now_s(), sorted(self._offers())
         ended = sorted(self._ended)
         if ended:
@@ -176,6 +173,10 @@ class Leases:
         assert found is not None, "an aggregate has a row"
         ours: dict[str, int] = found["ours"]
         roster = self._roster(found)
+        if found["timeline"] != self._timeline:
+            if self._timeline is not None:
+                self._patient_until = began + PATIENCE_S
+            self._timeline = found["timeline"]
         if began >= self._patient_until and (to_take := roster.to_take(self.me)):
             chosen = {"me": self.me, "names": list(to_take), "epochs": as_json(self._epochs), "lease_s": LEASE_S}
             taken = await conn.execute(_sql.take, chosen)
@@ -208,7 +209,7 @@ class Leases:
             del self.held[name]
             changed = True
             log.info("lease is ours no more", lease=name)
-        self._epochs |= ours
+        self._epochs = {name: epoch for name, epoch in (self._epochs | ours).items() if name in self.wanted or name in ours}
         for name, epoch in ours.items():
             lease = self.held.get(name)
             if lease is None:

@@ -80,9 +80,9 @@ class Memory:
         self.since, self.has_gap = self.now, False
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the EMP was told nothing under the lease."""
-        return not self._last and not self._sending
+    def is_new(self) -> bool:
+        """Whether the EMP has never been told anything, by nobody."""
+        return self.epoch <= 1 and not self.has_gap and not self._last and not self._sending
 
     def sent(self, claim: Claim) -> None:
         """Its request goes out now."""

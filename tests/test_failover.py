@@ -324,7 +324,7 @@ def serves(daemon: Daemon, emp: str) -> bool:
 
 async def test_request_that_outlives_every_record_of_it_is_not_the_last_word(tmp_path: Path) -> None:
     """The EMP processes it when nobody waits for it any more, and after what follows it."""
-    async with pair(synchronous=False) as made, at_work(made, tmp_path, request_timeout_s=6.0, quiet_time_s=4.0) as (rigged, sandbox):
+    async with pair(synchronous=False) as made, at_work(made, tmp_path, request_timeout_s=6.0, quiet_time_s=5.0) as (rigged, sandbox):
         await rigged.build("s1", "s2")
         await made.cut()
         await rigged.ready_daemon()
@@ -359,6 +359,26 @@ async def test_request_whose_claim_was_lost_is_neither_overtaken_nor_the_last_wo
         assert daemon.exit_code is None
         assert await differences(rigged, sandbox) == []
         assert sandbox.stats()["overlaps"] == 0
+
+
+async def test_request_of_a_daemon_that_has_gone_is_not_the_last_word_where_there_is_no_record(tmp_path: Path) -> None:
+    async with pair(synchronous=False) as made, at_work(made, tmp_path, quiet_time_s=12.0) as (rigged, sandbox):
+        await rigged.build("s1", "s2")
+        await made.cut()
+        first = await rigged.ready_daemon()
+        await rigged.quiet()
+        sandbox.set_faults([{"kind": "delay", "seconds": 12.0, "match": "status", "times": 1}])
+        await rigged.set_status("s1", "Occupied")
+        await until(lambda: sandbox.stats()["faults"], "the request is at the EMP")
+        await first.kill()
+        second = rigged.daemon()
+        await until(partial(serves, second, "alpha"), "another daemon has the lane", 30)
+        await made.fail_over("crash")
+        await rigged.connect_again()
+        await rigged.set_status("s1", "Reserved")
+        await until(lambda: {"Occupied", "Reserved"} <= statuses_told(sandbox, "s1"), "the EMP has taken both", 60)
+        await until(partial(holds_the_same, rigged, sandbox), "the EMP holds what is in the database", 60)
+        assert "everything is sent again" in second.said
 
 
 def statuses_told(sandbox: Sandbox, station: str) -> set[str]:

@@ -21,7 +21,12 @@ WITH spoken AS (
     FROM unnest(%(leases)s::text[]) AS w (name)
     LEFT JOIN (SELECT name, epoch, %(me)s AS holder FROM kept) AS k USING (name)
     WHERE NOT EXISTS (SELECT FROM cdc_pusher.lease AS l WHERE l.name = w.name)
-    ON CONFLICT (name) DO NOTHING
+    ON CONFLICT (name) DO UPDATE
+    SET holder = excluded.holder,
+        epoch = excluded.epoch,
+        taken_at = excluded.taken_at,
+        expires_at = excluded.expires_at
+    WHERE l.epoch < excluded.epoch
     RETURNING l.name, l.holder, l.epoch
 ), renewed AS (
     UPDATE cdc_pusher.lease AS l
@@ -41,7 +46,7 @@ WITH spoken AS (
     FROM wanted
     WHERE holder IS NOT NULL
 ), held AS (
-    SELECT l.name, CASE WHEN r.name IS NOT NULL THEN %(me)s WHEN l.expires_at > clock_timestamp() THEN l.holder END AS holder
+    SELECT l.name, CASE WHEN r.name IS NOT NULL THEN %(me)s WHEN l.expires_at > clock_timestamp() AND l.holder <> %(me)s THEN l.holder END AS holder
     FROM cdc_pusher.lease AS l
     LEFT JOIN renewed AS r
         ON r.name = l.name
@@ -68,15 +73,19 @@ SELECT
             'is_settled', started_at < clock_timestamp() - make_interval(secs => %(settled_s)s)
         ))
         FROM living
-    ) AS daemons
+    ) AS daemons,
+    (
+        SELECT concat_ws('/', system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8))
+        FROM pg_control_system()
+    ) AS timeline
 
 -- name: take
--- Become the holder of leases that nobody has, under epochs (`epochs`: the last that we had) that no other holder has written under.
+-- Become the holder of leases that nobody has, under epochs that nobody has written under as far as is known here (`epochs`: the last that we had).
 WITH free AS (
     SELECT name
     FROM cdc_pusher.lease
     WHERE name = ANY (%(names)s)
-      AND (holder IS NULL OR expires_at <= clock_timestamp())
+      AND (holder IS NULL OR holder = %(me)s OR expires_at <= clock_timestamp())
     ORDER BY name
     FOR UPDATE SKIP LOCKED
 )
