@@ -1,6 +1,6 @@
 """Leases: which of all the daemons on one database captures, and which serves the lane of which EMP.
 
-Postgres alone coordinates them, with rows: a lease has a holder, an epoch that counts the holders, and a time from which on another
+Postgres alone coordinates them, with rows: a lease has a holder, an epoch that grows with each holder, and a time from which on another
 daemon may take it. `keep` renews what is ours once in `BEAT_S`; by our monotonic clock a lease is ours until `MARGIN_S` before the database
 would give it to somebody else, counted from before the renewal was sent. So who holds no lease any more knows it before somebody else does,
 even if the database is out of reach, or the process was stopped and wakes up. What is written under a lease carries its epoch, and is

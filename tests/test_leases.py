@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from relay import Relay, relay
-from rig import KEY, Daemon, Rig, rig, until
+from rig import KEY, Daemon, Rig, connected, rig, until
 
 from cdc_pusher.sandbox import Sandbox, SandboxSettings
 
@@ -246,10 +246,13 @@ async def test_who_has_lost_a_lease_without_knowing_it_takes_another_before_it_w
     await rigged.build("s1")
     daemon = await rigged.ready_daemon()
     await rigged.quiet()
-    await rigged.sql("UPDATE cdc_pusher.emp SET lane_epoch = lane_epoch + 5")
-    await rigged.sql("UPDATE cdc_pusher.capture SET epoch = epoch + 5")
-    await rigged.set_status("s1", "Occupied")
-    await until(lambda: "another daemon captures" in daemon.said, "capture has noticed")
+    async with await connected(rigged.dsn) as other, other.transaction():
+        await other.execute("LOCK TABLE cdc_pusher.lease")  # nobody takes one meanwhile
+        await rigged.sql("UPDATE cdc_pusher.emp SET lane_epoch = lane_epoch + 5")
+        await rigged.sql("UPDATE cdc_pusher.capture SET epoch = epoch + 5")
+        await rigged.set_status("s1", "Occupied")
+        await until(lambda: "another daemon captures" in daemon.said, "capture has noticed")
+        assert await rigged.value("SELECT count(*) FROM cdc_pusher.outbox WHERE state <> 'delivered'") == 0
     await rigged.quiet()
     assert await rigged.value("SELECT min(epoch) FROM cdc_pusher.lease") == 7
     assert all(emp.ledger[-1]["payload"]["status"] == "Occupied" for emp in emps.values())
